@@ -20,7 +20,7 @@ from .core import InputError, JobError, RunStopped
 from .display import Caller, Onlooker, bar_for
 from .engine import JobRun, Nobody, Observer, RowStream, Run, Underway, on_a_loop, rows_of, wait_for
 from .notify import Notifier
-from .plan import FrameInput, messages_of, require_input
+from .plan import FrameInput, asked_columns, messages_of, require_input
 from .protocol import CHAT
 from .results import ResultRow
 from .storage import Attempt, Folder
@@ -344,7 +344,7 @@ def complete(
             made = messages_of(given.rows, job.input.on_bad_row, system=system, user=user, messages=messages)
             asked = FrameInput(given.rows, made)
         else:
-            asked = FrameInput(_asked(given.rows, job))
+            asked = FrameInput(asked_columns(given.rows, job))
         kept = "nothing is kept without out=" if out is None else "what was answered is kept: call again to go on"
         with (
             _watched(job, Caller(), progress, None) as onlooker,
@@ -376,18 +376,6 @@ def _require_no_slip(params: Mapping[str, Any]) -> None:
                 f"complete() has no argument {name!r}; did you mean {near[0]!r}? If {name!r} is a request parameter, "
                 f"send it with settings={{'params.{name}': …}}"
             )
-
-
-def _asked(frame: pl.DataFrame, job: Job) -> pl.DataFrame:
-    """The columns that a request is made of. Unlike a file of requests, a frame has others for reasons of its own."""
-    if job.templates:
-        return frame
-    if job.route.field not in frame.columns:
-        raise InputError(
-            f"no template makes these prompts: the frame needs a column {job.route.field!r} with those of each row"
-        )
-    own = {job.route.field, "id", "custom_id", job.input.id, *job.input.params}
-    return frame.select([name for name in frame.columns if name in own or job.route.parameters.documented(name)])
 
 
 def _rows(frame: Any, whose: str) -> pl.DataFrame | None:
@@ -447,7 +435,7 @@ def execute(
     from .engine import missing_input
 
     if frame is not None and not isinstance(frame, FrameInput) and job.planned.job.name == _COMPLETE:
-        frame = _asked(frame, job.planned)
+        frame = asked_columns(frame, job.planned)
     try:
         return on_a_loop_of_its_own(partial(whole, job.job, retried=job, frame=frame))
     except InputError as error:

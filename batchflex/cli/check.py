@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -20,35 +20,49 @@ _SHOWN, _SHOWN_IN_TABLE = 10, 100
 
 
 class Report(NamedTuple):
-    """``text`` is for people. ``exit_code`` is 0 if an answer came, 1 if that would leave a row ``empty``, else 3."""
+    """``text`` is for people, ``facts`` has the same of each endpoint for programs. ``exit_code`` is 0 if an answer came, or none
+    was asked for, 1 if it would leave a row ``empty``, else 3."""
 
     text: str
     exit_code: int
+    facts: list[dict[str, Any]]
 
 
-async def check(job: Job) -> Report:
-    """Ask which models there are, and send one request to the job's model. The list is kept for plans.
+async def check(job: Job, *, ask: bool = True) -> Report:
+    """Ask which models there are, and unless ``ask`` is false send one request to the job's model. The list is kept for plans.
 
     :raises EndpointError: if the endpoint cannot be set up.
     """
-    reports = [await _check(job, entry) for entry in job.endpoint_entries]
-    return Report("\n\n".join(report.text for report in reports), max(report.exit_code for report in reports))
+    reports = [await _check(job, entry, ask=ask) for entry in job.endpoint_entries]
+    return Report(
+        "\n\n".join(report.text for report in reports),
+        max(report.exit_code for report in reports),
+        [facts for report in reports for facts in report.facts],
+    )
 
 
-async def _check(job: Job, entry: EndpointsEntry) -> Report:
+async def _check(job: Job, entry: EndpointsEntry, *, ask: bool) -> Report:
     endpoint = resolve(entry, job.environment)
     endpoint.require(job.models)
     limits: list[RateLimits] = []
     async with serving(entry, endpoint) as served, Client(served, connections=1) as client:
         lines = [f"endpoint  {served.name}, {served.base_url} ({_key(served)})"]
+        facts: dict[str, Any] = {"name": served.name, "base_url": served.base_url, "key_from": served.key_from}
+        facts |= {"reachable": None, "models": [], "model": None, "limits": None, "message": None}
         try:
             models = (await client.models()).catalog
+            facts |= {"reachable": True, "models": models.ids}
             model_list_cache.keep(endpoint.base_url, models)
-            model = _model(job, endpoint, models.ids)
+            facts["model"] = model = _model(job, endpoint, models.ids)
             lines += _listed(models, model)
+            if models.ids and model is not None and model not in models.ids:
+                near = model_list.hint(model, models.ids) or "; name one of them, in params.model or with --model"
+                facts["message"] = f"{model!r} is not among its models{near}"
+            if not ask:
+                return Report("\n".join([*lines, *_prices(job, served, model, models)]), 0, [facts])
             if model is None:
                 lines.append("model     none is named: set params.model or --model")
-                return Report("\n".join(lines), 3)
+                return Report("\n".join(lines), 3, [facts | {"message": "no model is named"}])
             words, status = await _ask(job, client, model, limits.append)
             lines.append(words)
         except AttemptError as error:
@@ -58,10 +72,12 @@ async def _check(job: Job, entry: EndpointsEntry) -> Report:
             lines.append(f"failed    {words}{_wait(error, job)}")
             lines += [f"rule      {error.rule}"] if error.rule is not None else []
             lines += [f"limits    {_limits(limits[-1])}"] if limits else []
-            return Report("\n".join(lines), 3)
+            facts |= {"reachable": error.http_status is not None, "message": words}
+            return Report("\n".join(lines), 3, [facts])
         lines += _prices(job, served, model, models)
-        lines.append(f"limits    {_limits(limits[-1]) if limits else 'none reported'}")
-        return Report("\n".join(lines), 1 if status in BAD else 0)
+        facts["limits"] = _limits(limits[-1]) if limits else "none reported"
+        lines.append(f"limits    {facts['limits']}")
+        return Report("\n".join(lines), 1 if status in BAD else 0, [facts])
 
 
 def _wait(fault: AttemptError, job: Job) -> str:
@@ -124,11 +140,11 @@ def _details(model: ModelInfo) -> str:
     return "   ".join(parts)
 
 
-def _prices(job: Job, endpoint: Endpoint, model: str, models: Catalog) -> list[str]:
+def _prices(job: Job, endpoint: Endpoint, model: str | None, models: Catalog) -> list[str]:
     """The prices that a run would use."""
     prices = Prices(job)
     prices.learn(endpoint.name, models)
-    found = prices.of(msgspec.json.encode({"model": model}), endpoint.name)
+    found = None if model is None else prices.of(msgspec.json.encode({"model": model}), endpoint.name)
     if found is None:
         return []
     cached = "" if found.cached_input is None else f" ({found.cached_input:.6g} from cache)"

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from ..core import BatchflexError, FolderError
+from ..core import BatchflexError, FolderError, did_you_mean
 from ..storage import Folder, HistoryLine, line_of_last
 
 _DEEPEST = 4
@@ -52,7 +52,8 @@ def _folders_of(out: str) -> list[Path]:
         paths = [Path(name) for name in sorted(glob.glob(out, recursive=True))]  # noqa: PTH207  absolute ones, too
     found = [folder for path in paths for folder in _within(path, _DEEPEST)]
     if not found:
-        raise FolderError(f"{out} is not the output folder of a run, and holds none")
+        near = did_you_mean(out, of_run=True)
+        raise FolderError(f"{out} is not the output folder of a run, and holds none{near}")
     return found
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import atexit
+import contextlib
 import gc
 import importlib
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -13,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..core import BatchflexError
-from . import output, process
+from . import json_failure, output, process
+from .option_parser import CommandLineError
 from .options import parse
 
 if TYPE_CHECKING:
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
 # Which verbs each module has; imported when it is used, so that ``--help`` is quick.
 _MODULES = {
     "verbs_run": ("run", "retry"),
-    "verbs_setup": ("plan", "check", "schedule", "notify"),
+    "verbs_setup": ("init", "plan", "doctor", "check", "schedule", "notify"),
     "verbs_status": ("status", "history"),
     "verbs_results": ("results", "report", "compact"),
     "verbs_scores": ("score", "compare"),
@@ -31,33 +34,58 @@ _MODULES = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     output.prepare_streams()
-    options = parse(argv)
+    words = sys.argv[1:] if argv is None else list(argv)
+    wants_json = json_failure.is_asked_for(words)
+    options: argparse.Namespace | None = None
+    with json_failure.signals_raised() if wants_json else contextlib.nullcontext():
+        try:
+            options = parse(words)
+            return _verb(options)
+        except BrokenPipeError:
+            output.discard_stdout()
+            return 0
+        except (Exception, KeyboardInterrupt) as error:
+            return _failed(error, options, wants_json=wants_json)
+
+
+def _verb(options: argparse.Namespace) -> int:
     process.allow_open_files()
     atexit.register(gc.freeze)  # or the last thing that a process does is to collect garbage, in vain
-    try:
-        if options.verb != "score":  # which would take half as long again for pages that are given back and taken again
-            from ..core import malloc
+    if options.verb != "score":  # which would take half as long again for pages that are given back and taken again
+        from ..core import malloc
 
-            malloc.give_back(short=options.verb != "run")
-        name = next(name for name, verbs in _MODULES.items() if options.verb in verbs)
-        module = importlib.import_module(f".{name}", __package__)
-        verb: Callable[[argparse.Namespace], int] = getattr(module, options.verb)
-        return verb(options)
-    except KeyboardInterrupt as error:
-        _logged(options, error, 130)
-        return 130
-    except BrokenPipeError:
-        output.discard_stdout()
-        return 0
-    except Exception as error:
-        if options.debug:
-            output.say(traceback.format_exc())
-        exit_code, words = (
-            (error.exit_code, str(error)) if isinstance(error, BatchflexError) else (3, _unexpected(error))
-        )
-        if not _logged(options, error, exit_code):
-            output.say("\n".join(f"batchflex: {each}" for each in (words, *_notes(error))))
+        malloc.give_back(short=options.verb != "run")
+    name = next(name for name, verbs in _MODULES.items() if options.verb in verbs)
+    module = importlib.import_module(f".{name}", __package__)
+    verb: Callable[[argparse.Namespace], int] = getattr(module, options.verb)
+    return verb(options)
+
+
+def _failed(error: BaseException, options: argparse.Namespace | None, *, wants_json: bool) -> int:
+    """Report what ended the command, and return its exit code."""
+    if isinstance(error, KeyboardInterrupt):
+        exit_code = int(getattr(error, "exit_code", 130))
+        words = f"interrupted by {signal.Signals(exit_code - 128).name}; what was answered is kept"
+    elif isinstance(error, BatchflexError):
+        exit_code, words = error.exit_code, str(error)
+    else:
+        exit_code, words = 3, _unexpected(error)
+    notes = _notes(error)
+    if wants_json and not output.has_shown_json():
+        try:
+            output.show_json(json_failure.failure(error, exit_code, words, notes, options))
+        except OSError:  # nobody reads it, or the disk is full: the exit code says it
+            output.discard_stdout()
+    if isinstance(error, KeyboardInterrupt):
+        if options is not None:
+            _logged(options, error, exit_code)
         return exit_code
+    if options is not None and options.debug:
+        output.say(traceback.format_exc())
+    if options is None or not _logged(options, error, exit_code):
+        lines = [words if isinstance(error, CommandLineError) else f"batchflex: {words}"]
+        output.say("\n".join([*lines, *(f"batchflex: {note}" for note in notes)]))
+    return exit_code
 
 
 def _logged(options: argparse.Namespace, error: BaseException, exit_code: int) -> bool:

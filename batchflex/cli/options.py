@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import re
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn, get_args
+from typing import Any, get_args
 
 from ..config import Occasion
-from ..core import __version__, one_line
-from .option_types import names, path, path_text, positive, wait_s, with_optional_wait
+from ..core import __version__
+from .option_parser import Parser, refuse_unknown
+from .option_types import names, path, path_text, positive, wait_s
 
 _ABOUT = """\
 Ask a language model many questions, and get a Parquet table of the answers.
 
   batchflex run requests.jsonl --base-url http://127.0.0.1:8000/v1 --model m
+  batchflex run tickets.csv --prompt 'Which team? {{ text }}' --choices billing,bug,other --model m
   batchflex run job.toml
 
 A run that was interrupted, killed or stopped goes on where it was: run the same command again. Nothing that was
@@ -35,38 +36,21 @@ exit codes:
 _DEBUG = "show tracebacks, and by which rules failures are read"
 
 
-class _Parser(argparse.ArgumentParser):
-    """Refuses in one line, in place of the whole usage. No abbreviations: a later option could make them ambiguous."""
-
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **settings)
-
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        return super().parse_known_args(with_optional_wait(sys.argv[1:] if args is None else args), namespace)
-
-    def error(self, message: str) -> NoReturn:
-        end = " See" if message.endswith("?") else "; see"
-        self.exit(2, f"{self.prog}: {one_line(message)}{end}: {self.prog} --help\n")
-
-
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The options as given, by default those of the process; ``verb`` is the verb's name. Exits with 2 if they are wrong."""
-    options, unknown = parser().parse_known_args(arguments)
+    """The options as given, by default those of the process; ``verb`` is the verb's name, ``words`` are all as they were given.
+
+    :raises CommandLineError: if they are wrong.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    options, unknown = parser().parse_known_args(words)
     if unknown:
-        _refuse(options.parser, unknown)
+        refuse_unknown(options.parser, unknown)
+    options.words = words
     return options
 
 
-def _refuse(parser: argparse.ArgumentParser, unknown: Sequence[str]) -> NoReturn:
-    first = unknown[0].partition("=")[0]
-    if not first.startswith("-"):
-        parser.error(f"unexpected argument {first!r}")
-    near = difflib.get_close_matches(first, re.findall(r"--[a-z-]+", parser.format_help()), n=1)
-    parser.error(f"there is no option {first}" + (f"; did you mean {near[0]}?" if near else ""))
-
-
 def parser() -> argparse.ArgumentParser:
-    whole = _Parser(prog="batchflex", description=_ABOUT, epilog=_EXIT_CODES)
+    whole = Parser(prog="batchflex", description=_ABOUT, epilog=_EXIT_CODES)
     whole.add_argument("--version", action="version", version=f"batchflex {__version__}")
     whole.add_argument("--debug", action="store_true", help=_DEBUG)
     verbs = _Verbs(whole)
@@ -128,14 +112,16 @@ def _add(to: argparse._ActionsContainer, table: str, settings: Mapping[str, Any]
 # -------------------------------------------------------------------------------------------- what several verbs have
 
 
-def _add_job_options(parser: argparse.ArgumentParser) -> None:
+def _add_job_options(parser: argparse.ArgumentParser, **of_spec: Any) -> None:
     _add(parser, """
-        spec SPEC      a job file (.toml), or the requests themselves: .jsonl or .parquet (.gz and .zst may follow), a folder
-                       or a quoted pattern of these, each row with 'messages' or in the shape of an OpenAI batch file
+        spec SPEC      a job file (.toml), or the input itself: .jsonl, .parquet or .csv (.gz and .zst may follow), a folder or a
+                       quoted pattern of these. Rows have 'messages', or the shape of an OpenAI batch file; or --prompt makes
+                       requests of their columns
         --out DIR      the output folder (runs/NAME); one for each date with 'runs/{name}/{date}'
         --keep-runs N  of output folders per date keep the N newest; older ones that are finished go
-    """)  # fmt: skip
+    """, {"spec": of_spec})  # fmt: skip
     _add_endpoint_options(parser)
+    _add_prompt_options(parser)
     _add(parser.add_argument_group("job", "each of these wins over the job file"), """
         --limit N         only the first N rows of the input
         --since WHEN      only input files changed since: 24h, 2026-01-31, 2026-01-31T02:00, or 'last', the last run that finished
@@ -160,6 +146,20 @@ def _add_endpoint_options(parser: argparse.ArgumentParser) -> None:
         --api-key-env VARIABLE  the environment variable that holds the key (with --base-url: BATCHFLEX_API_KEY)
         --model M               the model to ask, whatever the job or the rows say
     """)  # fmt: skip
+
+
+def _add_prompt_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("prompt", "for an input without a job file, or in place of what that says")
+    _add(group, """
+        --prompt TEXT  what to ask of each row, with its columns in braces: 'Which team? {{ text }}'
+        --system TEXT  the system message, likewise
+        --id COLUMN    the column that tells rows apart when the input changes (id)
+        --carry A,B,…  columns that the results have beside the answers; '*' for all, as without a job file
+    """, {"carry": {"type": names}})  # fmt: skip
+    _add(group.add_mutually_exclusive_group(), """
+        --choices A,B,…  the answer is one of these, in the column 'label' of the results
+        --schema FILE    the answer is JSON that fits the JSON Schema in this file; each field becomes a column
+    """, {"choices": {"type": names}})  # fmt: skip
 
 
 def _add_lock_options(parser: argparse.ArgumentParser) -> None:
@@ -290,6 +290,27 @@ def _add_verbs_of_answers(verbs: _Verbs) -> None:
 
 
 def _add_verbs_of_setting_up(verbs: _Verbs) -> None:
+    init = verbs.add(
+        "init", "write a commented job file",
+        "Asks five questions, with defaults found by looking at the input, for what the options leave open: which input, prompt, "
+        "kind of answer, endpoint and model, and where to write. Asks nothing where the options say it all, or standard input is "
+        "no terminal. Sends nothing.",
+    )  # fmt: skip
+    _add_job_options(init, nargs="?")
+    _add(init, """
+        -o, --output FILE  the job file to write (NAME.toml, by the name of the input)
+        --force            replace the file if it is there
+    """, {"output": {"type": path}})  # fmt: skip
+    doctor = verbs.add(
+        "doctor", "see that everything is in place: Python, extras, disk, endpoint, key, limits",
+        "One page, with what to do about whatever is not. Fetches the endpoint's list of models, which is free, and sends "
+        "nothing else, unless --ask. The exit code is 2 if something would keep a job from running.", """
+        spec JOB   a job file (.toml)
+        --out DIR  the output folder to look at
+        --ask      send one small request, too, which shows the limits that the endpoint reports
+        --json     print it as one line of JSON
+    """, {"spec": {"nargs": "?", "type": path_text}, "out": {"type": path}})  # fmt: skip
+    _add_endpoint_options(doctor)
     schedule = verbs.add(
         "schedule", "print what starts a job by itself: a crontab line, systemd units, a Kubernetes CronJob",
         "With absolute paths, a log, the key from a file, and the time zone; ready to install. When it fires next is printed to "
@@ -310,8 +331,10 @@ def _add_verbs_of_setting_up(verbs: _Verbs) -> None:
     """, {"as": kinds, "out": {"type": path}, "options": {"default": ""}})  # fmt: skip
     _add(schedule.add_argument_group("crontab and systemd"), """
         --log-file FILE  append the output of the run to it (crontab: NAME.log; systemd: the journal)
-        --env-file FILE  set the variables in it, a key among them: lines of NAME=VALUE
-        --keys DIR       systemd: the folder with a file for each key, named as its variable (/etc/batchflex)
+        --env-file FILE  set the variables in it, a key among them: lines of NAME=VALUE; of k8s, those of a secret made of it
+        --keys DIR       systemd: the folder with a file for each key, named as its variable (/etc/batchflex; with --user
+                         ~/.config/batchflex)
+        --user           systemd: units of your own, which need no root, in place of the system's
     """)  # fmt: skip
     _add(schedule.add_argument_group("k8s"), """
         --image NAME   the container image, which has the command batchflex

@@ -11,9 +11,14 @@ from collections.abc import Iterable
 from ..core import json_line, printable
 
 
+class _Shown:
+    json = False  # whether standard output has the one object that it is to have
+
+
 def prepare_streams() -> None:
     """Characters that the terminal's encoding lacks are replaced. A stream that is closed becomes ``/dev/null``, or the next file
     or socket that is opened would get its number."""
+    _Shown.json = False
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
@@ -44,7 +49,14 @@ def show_exactly(text: str) -> None:
 
 
 def show_json(data: object) -> None:
-    show_lines([json_line(data)])
+    """Write the one object that ``--json`` asks for."""
+    line = json_line(data)
+    _Shown.json = True
+    show_lines([line])
+
+
+def has_shown_json() -> bool:
+    return _Shown.json
 
 
 def show_lines(lines: Iterable[bytes]) -> None:

@@ -91,7 +91,8 @@ def report(options: argparse.Namespace) -> int:
     except MissingExtra as error:  # the summary needs nothing of what is missing
         missing = error
     if options.json:
-        output.show_json(report.as_json(digest, written))
+        lacking = {} if missing is None else {"message": str(missing)}
+        output.show_json(report.as_json(digest, written) | lacking)
     else:
         output.show(headline.summary(digest))
         if written is not None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core import BatchflexError, JobError
 from . import output
-from .job_options import is_job_file, job_of, log_settings, settings
+from .job_options import as_init, is_job_file, job_of, log_settings, settings
 from .process import no_garbage_collection, rare_garbage_collection, spare_pandas
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def run(options: argparse.Namespace) -> int:
         from ..storage import Attempt, Folder
     spare_pandas()
     with Attempt(None if options.out is None else Folder(Path(options.out))) as attempt:
-        options.run_id = attempt.run_id
+        options.run_id, options.attempt = attempt.run_id, attempt
         try:
             job = job_of(options)
         except JobError as error:
@@ -47,7 +47,7 @@ def retry(options: argparse.Namespace) -> int:
     spare_pandas()
     folder = Folder(options.out)
     with Attempt(folder) as attempt:
-        options.run_id = attempt.run_id
+        options.run_id, options.attempt = attempt.run_id, attempt
         changed = [*map(parse_setting, options.set), *log_settings(options)]
         if options.metrics_file is not None:
             changed.append(("notify.metrics_file", options.metrics_file))
@@ -76,6 +76,8 @@ def _retry(
             output.say(seen.summary)
             if not _is_confirmed():
                 output.say("nothing was sent")
+                if options.json:
+                    output.show_json({**seen.facts, "message": "it was not confirmed, so nothing was sent"})
                 return None
     return execute(retried, observer=observer, handle_signals=True, attempt=attempt)
 
@@ -148,6 +150,8 @@ def _finish(run: Run, job: Job, options: argparse.Namespace, logs: Logs, notifie
         pass  # its last line says it
     elif not options.quiet:
         output.say(run_text.summary(state))
+        if options.verb == "run" and (command := as_init(options)) is not None:
+            output.say(f"  to keep this as a job file: {command}")
         _say_scores(run)
     elif run.unscored is not None:
         output.say(f"batchflex: {run.unscored}")

@@ -1,14 +1,65 @@
-"""``plan``, ``check``, ``schedule`` and ``notify``: before the first run. None of them sends a row."""
+"""``init``, ``plan``, ``doctor``, ``check``, ``schedule`` and ``notify``: before the first run. None of them sends a row."""
 
 from __future__ import annotations
 
 import argparse
+import shlex
+import sys
 from pathlib import Path
 
 from ..core import JobError
 from . import output
 from .job_options import job_of, require_job_file
 from .process import spare_pandas
+
+
+def init(options: argparse.Namespace) -> int:
+    from . import init as job_file
+
+    is_terminal = sys.stdin.isatty() and sys.stderr.isatty()
+    says_it_all = options.spec is not None and options.prompt is not None
+    made = job_file.made(options, _ask if is_terminal and not says_it_all else None)
+    job_file.write(made, force=options.force)
+    for note in made.notes:
+        output.warn(note)
+    path = shlex.quote(str(made.path))
+    output.say(f"written: {made.path}; look at it, then: batchflex plan {path}, and batchflex run {path}")
+    return 0
+
+
+def _ask(question: str, default: str) -> str:
+    """The answer of a person at a terminal, or the default for an empty one."""
+    output.say(f"{question}{f' [{default}]' if default else ''}: ", end="")
+    line = sys.stdin.readline()
+    if not line:
+        output.say("")
+        raise JobError("the questions were not answered to the end; nothing was written")
+    return line.strip() or default
+
+
+def doctor(options: argparse.Namespace) -> int:
+    from . import doctor as examination
+
+    if options.spec is not None:
+        require_job_file("doctor", options.spec)
+    job, mistakes = None, None
+    try:
+        job = job_of(options)
+    except JobError as error:
+        mistakes = error
+    names_endpoint = any((options.spec, options.base_url, options.endpoint))
+    out = options.out or (job.out if job is not None and options.spec is not None else Path("runs"))
+    found = examination.examine(job, out, ask=options.ask, names_endpoint=names_endpoint)
+    if mistakes is not None:
+        found.problems.extend(examination.lines_of(mistakes))
+    elif job is not None:
+        found.warnings.extend(job.warnings())
+    if options.json:
+        ends = {"problems": found.problems, "warnings": found.warnings, "exit_code": found.exit_code}
+        output.show_json(found.facts | ends)
+    else:
+        output.show(examination.text(found))
+    return found.exit_code
 
 
 def plan(options: argparse.Namespace) -> int:
@@ -56,7 +107,6 @@ def notify(options: argparse.Namespace) -> int:
 
 def schedule(options: argparse.Namespace) -> int:
     import datetime
-    import shlex
 
     from ..schedule import ScheduleOptions, schedule, write
     from .options import parse
@@ -71,7 +121,7 @@ def schedule(options: argparse.Namespace) -> int:
         output.warn(warning)
     given = ScheduleOptions(
         options.kind, Path(options.spec), options.at, options.cron, options.tz, words, options.log_file, options.env_file,
-        options.keys, options.image, options.claim, options.secret,
+        options.keys, options.image, options.claim, options.secret, options.user,
     )  # fmt: skip
     found = schedule(given, job, datetime.datetime.now(datetime.UTC))
     written = [] if options.out is None else write(found.installation, options.out)

@@ -10,7 +10,9 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from ..core import BatchflexError, format, printable_json
+import msgspec
+
+from ..core import BatchflexError, format
 from ..display import run_text
 from ..storage import Folder, line_of_last
 from . import history as past_runs, history_text, output
@@ -32,10 +34,9 @@ def status(options: argparse.Namespace) -> int:
             raise BatchflexError(
                 f"{options.out} has no run.json: its run has only just begun, was refused, or was killed as it began"
             )
-        if state and options.json:
-            if (seen := state if held else line_of_last(state)) != before:
-                output.show_json(seen)
-                before = seen
+        if options.json:  # one object: with --watch that of its end
+            if not (options.watch and held):
+                output.show_json(state if held else line_of_last(state))
         elif state and (text := run_text.status(state, held, scores.line(state, held))) != before:
             output.show(text, over=before if isinstance(before, str) else None)
             before = text
@@ -77,7 +78,9 @@ def history(options: argparse.Namespace) -> int:
         count = format.count(lines, "line")
         output.say(f"batchflex: {count} of {folder}/history.jsonl left out: torn, or not put there by batchflex")
     if options.json:
-        output.show_lines(printable_json(run.line) for run in found.runs[-options.last :])
+        shown = [msgspec.Raw(run.line) for run in found.runs[-options.last :]]
+        left_out = {str(folder): lines for folder, lines in found.unreadable.items()}
+        output.show_json({"runs": shown, "of": len(found.runs), "unreadable": left_out})
     else:
         width = shutil.get_terminal_size().columns if sys.stdout.isatty() else _WIDTH
         output.show(history_text.text(found, last=options.last, width=width))

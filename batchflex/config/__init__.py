@@ -8,7 +8,8 @@ from ..core.lazy import exports
 
 if TYPE_CHECKING:
     from . import dated_path as dated_path, path_variables as path_variables, toml as toml
-    from .choices import label_schema as label_schema
+    from .choices import LABEL as LABEL, label_schema as label_schema
+    from .commented_job import commented as commented
     from .dated_path import local as local
     from .diff import SHAPING as SHAPING, changes as changes, endpoint_of as endpoint_of
     from .durations import (
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
         load as load,
         parse_setting as parse_setting,
         read as read,
+        tables_of as tables_of,
     )
     from .missing_files import absent_input as absent_input
     from .mistake_messages import choice as choice, nearest as nearest

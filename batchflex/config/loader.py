@@ -10,12 +10,13 @@ import contextlib
 import dataclasses
 import datetime
 import re
+import shlex
 import tomllib
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
-from ..core import JobError, Redactor, redacted
+from ..core import JobError, Redactor, did_you_mean, redacted
 from ..protocol import CHAT, HALF, halves_in, pydantic_models
 from . import dated_path, path_variables, toml
 from .choices import put_choices
@@ -37,8 +38,9 @@ _TABLES = (".csv", ".tsv", ".xlsx", ".xlsm", ".xlsb", ".xls", ".ods")
 def read(spec: str | Path, settings: Sequence[tuple[str, Any]] = (), *, moment: datetime.datetime | None = None) -> Job:
     """The job at a path: a job file (``.toml``), or the requests themselves, also a folder or pattern of files.
 
-    Keys may be in a file ``.env``: beside the job file, else in the current folder. ``moment`` is the date of an output folder
-    that has one in its name; the current time if left out.
+    A table (.csv) will do where ``settings`` have a prompt: the results have all of its columns then. Keys may be in a file
+    ``.env``: beside the job file, else in the current folder. ``moment`` is the date of an output folder that has one in its
+    name; the current time if left out.
 
     :raises JobError: if it is neither, or naming every mistake.
     """
@@ -46,19 +48,21 @@ def read(spec: str | Path, settings: Sequence[tuple[str, Any]] = (), *, moment: 
     if path.suffix.lower() == ".toml":
         return load(path, settings, moment=moment)
     plain = path.name.lower().removesuffix(".gz").removesuffix(".zst")
-    if plain.endswith(_TABLES):
+    has_prompt = any(place.startswith("prompt.") for place, _ in settings)
+    if plain.endswith(_TABLES) and not has_prompt:
         raise JobError(
-            f"{path} is a table, and needs a prompt made of its columns: write a job file (.toml) with\n"
-            f'  [input]\n  path = "{path}"\n  [prompt]\n  user = "... {{{{ name_of_a_column }}}}"'
+            f"{path} is a table, and needs a prompt made of its columns: --prompt '… {{{{ name_of_a_column }}}}', or a job file "
+            f"(.toml) with one, which this writes: batchflex init {shlex.quote(str(path))}"
         )
-    if not path.is_dir() and not plain.endswith(REQUEST_FILES):
+    if not path.is_dir() and not plain.endswith((*REQUEST_FILES, *_TABLES)):
         raise JobError(
             f"{path} is neither a job file (.toml) nor requests: {', '.join(REQUEST_FILES)} (.gz and .zst may follow), "
-            "or a folder or pattern of such files"
+            f"or a folder or pattern of such files{did_you_mean(path)}"
         )
     stem = path.name.split(".")[0]
     name = _name_from(path.parent.name if any(c in stem for c in "*?[") else stem)
-    data = path_variables.literal({"job": {"name": name}, "input": {"path": str(path)}})
+    carried = {"carry": "*"} if has_prompt else {}
+    data = path_variables.literal({"job": {"name": name}, "input": {"path": str(path), **carried}})
     environment = environment_of(data, settings, Path())
     return build(data, settings, environment=environment, moment=moment, spec=str(spec))
 
@@ -85,7 +89,7 @@ def load(
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise JobError(f"there is no job file {path}") from None
+        raise JobError(f"there is no job file {path}{did_you_mean(path)}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise JobError(f"the job file {path} cannot be read: {error}") from None
     try:
@@ -256,6 +260,17 @@ def _put(data: dict[str, Any], dotted: str, value: Any) -> None:
             raise JobError(f"--set {dotted}: '{name}' is a value, not a table")
         at = inside
     at[last] = value
+
+
+def tables_of(settings: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """The tables of a job file that say what dotted places with values say.
+
+    :raises JobError: if one of the places is within a value.
+    """
+    tables: dict[str, Any] = {}
+    for dotted, value in settings:
+        _put(tables, dotted, value)
+    return tables
 
 
 def parse_setting(text: str) -> tuple[str, Any]:

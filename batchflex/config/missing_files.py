@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .mistake_messages import Mistake, nearest
+from ..core import did_you_mean
+from .mistake_messages import Mistake
 
 _SHOWN_FILES = 8
-_MOST_FILES = 5_000  # of a folder that are looked at for the nearest
+_MOST_FILES = 5_000  # of a folder that are looked at
 
 
 def absent_input(pattern: str) -> str | None:
@@ -31,6 +32,8 @@ def absent_input(pattern: str) -> str | None:
 
 
 def _instead(path: Path) -> str:
+    if near := did_you_mean(path):
+        return near
     folder = path.parent
     if not folder.is_dir():
         while not folder.parent.is_dir():
@@ -41,8 +44,6 @@ def _instead(path: Path) -> str:
         names = sorted(each.name for each in some if not each.name.startswith("."))
     except OSError:
         return ""
-    if near := nearest(path.name, names):
-        return f"; did you mean {str(folder / near)!r}?"
     if not names:
         return "; its folder is empty"
     more = f" and {len(names) - _SHOWN_FILES} more" if len(names) > _SHOWN_FILES else ""

@@ -87,7 +87,8 @@ def explained(error: ErrorDetails, root: type[BaseModel]) -> Mistake:
         return Mistake(place, "a key must be text")
     words = _WORDS[kind].format_map(context) if kind in _WORDS else error["msg"].removeprefix("Input should be ")
     shown = "" if names_a_key(place) or _SECRET_PLACES.search(place) else f"; {found(error['input'])}"
-    return Mistake(place, f"must be {words}{shown}")
+    near = nearest(str(error["input"]), re.findall("'([^']*)'", words)) if shown and kind == "literal_error" else None
+    return Mistake(place, f"must be {words}{shown}" + (f"; did you mean '{near}'?" if near else ""))
 
 
 def _unknown(steps: Sequence[str], root: type[BaseModel]) -> str:

@@ -64,15 +64,15 @@ if TYPE_CHECKING:
     from .frames import frame_of as frame_of
     from .gil import GilYield as GilYield
     from .message import Message as Message
+    from .near_paths import did_you_mean as did_you_mean
     from .redact import Redactor as Redactor, redacted as redacted
     from .request_keys import KeySet as KeySet
     from .safe_text import (
         json_line as json_line,
         one_line as one_line,
         printable as printable,
-        printable_json as printable_json,
     )
-    from .signals import ending as ending, raising as raising
+    from .signals import Signalled as Signalled, ending as ending, raising as raising
     from .sorted_keys import SortedKeys as SortedKeys, key_halves as key_halves, raw as raw
     from .timings import TIMINGS as TIMINGS
     from .types import (

@@ -10,6 +10,14 @@ from types import FrameType
 from typing import NoReturn
 
 
+class Signalled(KeyboardInterrupt):
+    """One of these signals came. What a Ctrl-C would end ends by this, too."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.exit_code = 128 + number
+
+
 def ending() -> list[signal.Signals]:
     """SIGINT, SIGTERM and SIGHUP, which a closed terminal sends; that last one not if it is ignored, as under ``nohup``."""
     found = [signal.SIGINT, signal.SIGTERM]

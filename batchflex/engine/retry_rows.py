@@ -240,7 +240,7 @@ def _preview(retry: Retry, choice: Choice, found: Estimate, prepared: Prepared) 
         "out": str(retry.job.out),
         "where": retry.where,
         "set": retry.parameters,
-        "results": choice.rows,
+        "of": choice.rows,
         "rows": fit,
         "asked": asked,
         "gone": fit - asked,
@@ -256,11 +256,11 @@ def _preview(retry: Retry, choice: Choice, found: Estimate, prepared: Prepared) 
 def _lines(facts: Mapping[str, Any]) -> Iterator[str]:
     where = one_line(facts["where"])
     if not facts["rows"]:
-        yield f"no row of {facts['results']:,} fits {where}: nothing is sent"
+        yield f"no row of {facts['of']:,} fits {where}: nothing is sent"
         return
     examples = ", ".join(one_line(example, 80) for example in facts["examples"])
     more = ", …" if facts["rows"] > len(facts["examples"]) else ""
-    yield f"retry: {facts['rows']:,} of {facts['results']:,} rows fit {where} ({examples}{more})"
+    yield f"retry: {facts['rows']:,} of {facts['of']:,} rows fit {where} ({examples}{more})"
     if facts["gone"]:
         yield f"  gone      {facts['gone']:,} of them: the input does not have them any more; their answers stay as they are"
     if facts["asked"]:

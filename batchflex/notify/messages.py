@@ -6,6 +6,7 @@ They hold what ``run.json`` holds: counts, ids, the server's words on the first 
 from __future__ import annotations
 
 import datetime
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -24,11 +25,25 @@ _SIGNS = {
 
 
 def _short(text: str) -> str:
-    return one_line(" ".join(redacted(text).split()), _MOST_CHARACTERS)
+    """In one line. Of a long text the whole sentences that fit, else the whole words."""
+    listed = re.sub(r"(:?)\n\s*- ", lambda found: ": " if found[1] else "; ", redacted(text))  # a list of mistakes
+    line = " ".join(one_line(listed, len(listed)).split())
+    if len(line) <= _MOST_CHARACTERS:
+        return line
+    cut = line[:_MOST_CHARACTERS]
+    if (ends := cut.rfind(". ")) > _MOST_CHARACTERS // 2:
+        return cut[: ends + 1]
+    words = cut.rpartition(" ")[0]
+    return f"{words if len(words) > _MOST_CHARACTERS // 2 else cut} …"
 
 
 def headline(event: Occasion | End, summary: Mapping[str, Any]) -> str:
-    """How the run went, in a line. ``summary`` is ``run.json``, also of a run that was refused before it began."""
+    """How the run went, in a sentence. ``summary`` is ``run.json``, also of a run that was refused before it began."""
+    line = _headline(event, summary)
+    return line if line.endswith((".", "!", "?", "…")) else f"{line}."
+
+
+def _headline(event: Occasion | End, summary: Mapping[str, Any]) -> str:
     job, message = one_line(summary["job"]), _short(summary["message"] or "")
     if summary["status"] == "test":
         return f"{job}: {message} of the event '{event}'"

@@ -88,7 +88,7 @@ class Notifier:
             _in_thread(self._write_metrics_repeatedly, run_state)
 
     def _ping_start(self, to: Pings, url: str) -> None:
-        _send_ping(to, url, f"{self._name} has begun\n", self._section.timeout_s, self._over)
+        _send_ping(to, url, f"{self._name} has begun.\n", self._section.timeout_s, self._over)
 
     def _write_metrics_repeatedly(self, run_state: RunState) -> None:
         before = self._past(run_state.run_id)

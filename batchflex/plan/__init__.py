@@ -11,8 +11,9 @@ if TYPE_CHECKING:
     from .answer_index import AnswerIndex as AnswerIndex
     from .carried_pass import CarriedPass as CarriedPass
     from .completion_marker import CompletionMarker as CompletionMarker, settled as settled
-    from .frame_input import FrameInput as FrameInput
+    from .frame_input import FrameInput as FrameInput, asked_columns as asked_columns
     from .input_paths import require_input as require_input
+    from .input_sample import InputSample as InputSample, sample_of as sample_of
     from .plan import Plan as Plan
     from .planner import Passed as Passed, PlanDiff as PlanDiff, points as points
     from .prefix_order import PrefixQueue as PrefixQueue, grouped as grouped, name_of as name_of

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..core import Row
+from ..config import Job
+from ..core import InputError, Row
 from .reading import Fault, wanted
 
 if TYPE_CHECKING:
@@ -61,3 +62,18 @@ class FrameInput:
                 made = self._messages
                 rows: list[Row | Fault] = [*self._frame[at].to_dicts()]
                 yield FrameRows(rows, at, None if made is None else [made[row] for row in at])
+
+
+def asked_columns(frame: pl.DataFrame, job: Job) -> pl.DataFrame:
+    """The columns that a request is made of. Unlike a file of requests, a frame has others for reasons of its own.
+
+    :raises InputError: if it has no column with what is asked.
+    """
+    if job.templates:
+        return frame
+    if job.route.field not in frame.columns:
+        raise InputError(
+            f"no template makes these prompts: the frame needs a column {job.route.field!r} with those of each row"
+        )
+    own = {job.route.field, "id", "custom_id", job.input.id, *job.input.params}
+    return frame.select([name for name in frame.columns if name in own or job.route.parameters.documented(name)])

@@ -8,5 +8,6 @@ from ..core.lazy import exports
 
 if TYPE_CHECKING:
     from .scheduling import ScheduleOptions as ScheduleOptions, schedule as schedule, write as write
+    from .zones import zone_of_machine as zone_of_machine
 
 __all__, __getattr__, __dir__ = exports(__name__)

@@ -41,7 +41,11 @@ def crontab(launch: Launch, crons: Sequence[Cron], clock: Clock) -> Installation
                 f"the line would be {len(line.encode())} bytes long, more than cron takes: use shorter paths, or --as systemd"
             )
         lines.append(line)
-    notes = ["install: (crontab -l; batchflex schedule …) | crontab -", f"log: {launch.log}", *launch.key_notes()]
+    notes = [
+        "install: (crontab -l; batchflex schedule …) | crontab -",
+        launch.log_note(str(launch.log)),
+        *launch.key_notes(),
+    ]
     if launch.keys and launch.env_file is None:
         notes.append(
             f"key: cron passes on no environment; put {'=…, '.join(launch.keys)}=… into .env beside the job, "

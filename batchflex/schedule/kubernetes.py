@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shlex
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -40,9 +41,16 @@ def cron_job(launch: Launch, crons: Sequence[Cron], zone: str, cluster: Cluster)
         "install: kubectl apply -f FILE",
         f"volume: the claim {cluster.claim} holds {launch.folder}, job file, input and output; "
         "on a new volume, everything would be asked again",
+        launch.log_note(f"kubectl logs --selector batchflex={launch.name} --tail -1"),
         *launch.key_notes(),
     ]
-    if launch.keys:
+    if (file := launch.env_file or launch.own_file) is not None:
+        where = "" if launch.env_file else "where that file is not on the volume: "
+        notes.append(
+            f"key: {where}kubectl create secret generic {cluster.secret} --from-env-file={shlex.quote(file)}, "
+            "lines of NAME=VALUE without quotes"
+        )
+    if launch.keys and launch.env_file is None:
         lines = ", ".join(f"{key}=…" for key in launch.keys)
         notes.append(
             f"key: kubectl create secret generic {cluster.secret} --from-env-file=FILE, with {lines} in the file"
@@ -101,6 +109,9 @@ spec:
             - 3
             - 4
       template:
+        metadata:
+          labels:
+            batchflex: {name}
         spec:
           restartPolicy: Never
           terminationGracePeriodSeconds: {grace_s}
@@ -118,6 +129,13 @@ spec:
             persistentVolumeClaim:
               claimName: {claim}
 """
+# The secret may be missing where the run finds the same in a file .env on the volume.
+_ENV_FROM = """\
+            envFrom:
+            - secretRef:
+                name: {secret}
+                optional: {optional}
+"""
 _KEY = """\
             - name: {key}
               valueFrom:
@@ -130,7 +148,12 @@ _KEY = """\
 def manifest(launch: Launch, schedule: str, zone: str, cluster: Cluster) -> str:
     """The CronJob as YAML."""
     words = (word.replace("$(", "$$(") for word in launch.words)
-    keys = (_KEY.format(key=scalar(key), secret=scalar(cluster.secret)) for key in launch.keys)
+    secret = scalar(cluster.secret)
+    env = ""
+    if launch.keys and launch.env_file is None:
+        env = "".join(["            env:\n", *(_KEY.format(key=scalar(key), secret=secret) for key in launch.keys)])
+    if launch.env_file is not None or launch.own_file is not None:
+        env += _ENV_FROM.format(secret=secret, optional="false" if launch.env_file is not None else "true")
     return _MANIFEST.format(
         title=launch.title,
         name=scalar(launch.name),
@@ -140,7 +163,7 @@ def manifest(launch: Launch, schedule: str, zone: str, cluster: Cluster) -> str:
         image=scalar(cluster.image),
         command="".join(f"            - {scalar(word)}\n" for word in words),
         folder=scalar(launch.folder),
-        env="".join(["            env:\n", *keys]) if launch.keys else "",
+        env=env,
         claim=scalar(cluster.claim),
     )
 

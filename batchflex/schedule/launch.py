@@ -13,7 +13,8 @@ class Launch(NamedTuple):
 
     ``name`` is fit for files, units and Kubernetes objects. ``program`` is the command of batchflex that is running, ``words``
     are its arguments. ``keys`` are the environment variables that it needs, with keys and with addresses of notifications;
-    others it finds by itself in ``own_file``. ``grace_s`` is how long the run may take to end when it is stopped.
+    others it finds by itself in ``own_file``. ``log`` gets what the run says, ``job_log`` is the log that the job keeps itself.
+    ``grace_s`` is how long the run may take to end when it is stopped.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Launch(NamedTuple):
     own_file: str | None = None
     env_file: str | None = None
     log: str | None = None
+    job_log: str | None = None
     grace_s: float = 30.0
 
     def check(self) -> None:
@@ -33,6 +35,12 @@ class Launch(NamedTuple):
         for word in (*self.program, *self.words, self.folder, self.env_file or "", self.log or ""):
             if printable(word) != word or {*word} & {*"\n\t"}:
                 raise JobError(f"{word!r:.120} has characters that cannot stand in a schedule; give it another name")
+
+    def log_note(self, output: str) -> str:
+        """Where the log is: the one that the job keeps, if it does. ``output`` is where the scheduler puts what the run says."""
+        if self.job_log is None or self.job_log == output:
+            return f"log: {output}"
+        return f"log: {self.job_log} (log.file of the job); what goes wrong before there is one: {output}"
 
     def key_notes(self) -> list[str]:
         return [] if self.own_file is None else [f"key: the run finds it in {self.own_file}"]

@@ -39,6 +39,7 @@ class ScheduleOptions(NamedTuple):
     image: str | None = None
     claim: str | None = None
     secret: str | None = None
+    of_user: bool = False
 
 
 class Scheduled(NamedTuple):
@@ -58,7 +59,7 @@ def schedule(options: ScheduleOptions, job: Job, now: datetime.datetime) -> Sche
     crons = cron_expression.at(options.at) if options.at is not None else (cron_expression.parse(options.cron or ""),)
     launch = _launch(options, job)
     launch.check()
-    machine = zones.of_machine() if options.tz is None or options.kind == "crontab" else ""
+    machine = zones.zone_of_machine() if options.tz is None or options.kind == "crontab" else ""
     name = options.tz or machine
     zone = zones.zone(name)
     rule: ClockRule = "literal"
@@ -67,7 +68,8 @@ def schedule(options: ScheduleOptions, job: Job, now: datetime.datetime) -> Sche
         installation = crontab(launch, crons, clock)
         rule = "cron" if clock.ahead == {0} else "literal"
     elif options.kind == "systemd":
-        installation = units(launch, crons, name, str(_absolute(options.keys_in or "/etc/batchflex")))
+        keys_in = options.keys_in or ("~/.config/batchflex" if options.of_user else "/etc/batchflex")
+        installation = units(launch, crons, name, str(_absolute(keys_in)), of_user=options.of_user)
         rule = "systemd"
     else:
         cluster = Cluster(options.image or "", options.claim or launch.name, options.secret or launch.name)
@@ -93,7 +95,7 @@ def write(installation: Installation, folder: Path) -> list[Path]:
 def _check_options(options: ScheduleOptions) -> None:
     for option, given, kinds in (
         ("--log-file", options.log, ("crontab", "systemd")),
-        ("--env-file", options.env_file, ("crontab", "systemd")),
+        ("--user", options.of_user or None, ("systemd",)),
         ("--keys", options.keys_in, ("systemd",)),
         ("--image", options.image, ("k8s",)),
         ("--claim", options.claim, ("k8s",)),
@@ -138,6 +140,7 @@ def _launch(options: ScheduleOptions, job: Job) -> Launch:
         own_file=str(job.environment.file) if in_file else None,
         env_file=str(_absolute(options.env_file)) if options.env_file else None,
         log=str(_absolute(log)) if log else None,
+        job_log=job.log.file,
         grace_s=job.limits.grace_s,
     )
 

@@ -13,40 +13,39 @@ from .launch import Installation, Launch
 _NAMES = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 
 
-def units(launch: Launch, crons: Sequence[Cron], zone: str, keys_in: str) -> Installation:
-    """The two units. ``keys_in`` is a folder with a file for each key, named as its variable.
+def units(launch: Launch, crons: Sequence[Cron], zone: str, keys_in: str, *, of_user: bool = False) -> Installation:
+    """The two units; of the user's own manager in place of the system's if ``of_user``. ``keys_in`` is a folder with a file for
+    each key, named as its variable.
 
     :raises JobError: if systemd would refuse the path of the program.
     """
     if re.search(r"[\"'\\]", launch.program[0]):
         raise JobError(f"systemd starts no program whose path has quotes or backslashes: {launch.program[0]}")
     name = f"batchflex-{launch.name}"
+    systemctl, reader = ("systemctl --user", "you") if of_user else ("systemctl", "root")
+    folder = "~/.config/systemd/user" if of_user else "/etc/systemd/system"
     notes = [
-        f"install: put both into /etc/systemd/system, then systemctl daemon-reload && systemctl enable --now {name}.timer",
-        f"log: {launch.log}" if launch.log else f"log: journalctl -u {name}",
+        f"install: put both into {folder}, then {systemctl} daemon-reload && {systemctl} enable --now {name}.timer",
+        launch.log_note(launch.log or f"journalctl {'--user ' if of_user else ''}-u {name}"),
         *launch.key_notes(),
     ]
+    if of_user:
+        notes.append(f"also while you are not logged in: loginctl enable-linger {launch.user}, once")
     if launch.env_file is None:
         notes += [
-            f"key: {_path(keys_in, key)} holds the value of {key} alone; only root need be able to read it"
+            f"key: {_path(keys_in, key)} holds the value of {key} alone; only {reader} need be able to read it"
             for key in launch.keys
         ]
-    return Installation(
-        {f"{name}.service": _service(launch, keys_in), f"{name}.timer": _timer(launch, crons, zone)}, notes
-    )
+    service = _service(launch, keys_in, of_user=of_user)
+    return Installation({f"{name}.service": service, f"{name}.timer": _timer(launch, crons, zone)}, notes)
 
 
-def _service(launch: Launch, keys_in: str) -> str:
-    lines = [
-        "[Unit]",
-        f"Description=batchflex: {_raw(launch.title)}",
-        "Wants=network-online.target",
-        "After=network-online.target",
-        "",
-        "[Service]",
-        "Type=oneshot",
-    ]
-    if launch.user != "root":
+def _service(launch: Launch, keys_in: str, *, of_user: bool) -> str:
+    lines = ["[Unit]", f"Description=batchflex: {_raw(launch.title)}"]
+    if not of_user:  # whose manager knows no such target
+        lines += ["Wants=network-online.target", "After=network-online.target"]
+    lines += ["", "[Service]", "Type=oneshot"]
+    if launch.user != "root" and not of_user:
         lines.append(f"User={launch.user}")
     lines.append(f"WorkingDirectory={_raw(launch.folder)}")
     if launch.env_file is not None:

@@ -25,7 +25,7 @@ def zone(name: str) -> zoneinfo.ZoneInfo:
         ) from None
 
 
-def of_machine(etc: Path = Path("/etc")) -> str:
+def zone_of_machine(etc: Path = Path("/etc")) -> str:
     """The name of the zone that the machine's services use, whatever ``TZ`` is set to here.
 
     :raises JobError: if its name cannot be found.

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from ..config import toml
-from ..core import FolderBusy, FolderError, json_line
+from ..core import FolderBusy, FolderError, did_you_mean, json_line
 from .files import LINKED, NO_LINK, append, storing
 from .store import FolderStore, Store, make_folder
 
@@ -74,7 +74,8 @@ class Folder:
         if not self.exists():
             inside = sorted(state.parent for state in self.path.glob("*/run.json"))
             hint = f", but holds {len(inside)} of them, such as {inside[-1]}" if inside else ""
-            raise FolderError(f"{self.path} is not the output folder of a run{hint}")
+            near = "" if inside else did_you_mean(self.path, of_run=True)
+            raise FolderError(f"{self.path} is not the output folder of a run{hint}{near}")
 
     def require_format(self) -> int:
         """The number of the folder's format; 1 in folders of versions that had none.

@@ -95,6 +95,16 @@ class Attempt:
         self._folder, self._job = folder, job
         self._was_there = folder is not None and folder.exists()
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Those fields of ``run.json`` that say which run it is, or would have been; null of what is not known."""
+        return {
+            "run_id": self.run_id,
+            "job": self._job,
+            "started_at": timestamp(self._started_at),
+            "out": None if self._folder is None else str(self._folder.path),
+        }
+
     def begun(self) -> None:
         """The run writes its line itself from now on."""
         self._over = True
@@ -119,7 +129,8 @@ class Attempt:
             case Exception():
                 self._leave("refused", f"{type(error).__name__}: {error}", 3)
             case _:  # KeyboardInterrupt, or cancelled
-                self._leave("interrupted", "interrupted before anything was sent", 130)
+                code = int(getattr(error, "exit_code", 130))
+                self._leave("interrupted", "interrupted before anything was sent", code)
 
     def _leave(self, status: Unbegun, message: str, exit_code: int) -> dict[str, Any]:
         now = timestamp(time.time())

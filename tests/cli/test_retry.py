@@ -129,7 +129,7 @@ def test_a_dry_run_only_shows(case: Case) -> None:
     shown = case.retry(CUT, "--set", "max_tokens=50", "--dry-run")
     assert shown.code == 0
     told = json.loads(shown.out)
-    assert (told["rows"], told["asked"], told["gone"], told["results"]) == (2, 2, 0, 6)
+    assert (told["rows"], told["asked"], told["gone"], told["of"]) == (2, 2, 0, 6)
     assert (told["set"], told["examples"]) == ({"max_tokens": 50}, ["r2", "r4"])
     assert told["completion_tokens_at_most"] == 100
     assert told["cost_at_most"] == pytest.approx(100, abs=0.01)
@@ -331,8 +331,8 @@ def test_scores_are_columns_and_made_anew(case: Case) -> None:
 def test_what_is_no_condition_over_the_results_is_told(where: str, words: str, retried: Case) -> None:
     (retried.folder / "secret.csv").write_text("id\nr0\n")
     wrong = retried.retry(where)
-    assert (wrong.code, wrong.out, retried.endpoint.stats()["requests"]) == (2, "", 0)
-    assert words in wrong.err
+    assert (wrong.code, wrong.summary["status"], retried.endpoint.stats()["requests"]) == (2, "refused", 0)
+    assert words in wrong.err and words in wrong.summary["message"]
     assert "Traceback" not in wrong.err and len(wrong.err.splitlines()) == 1
 
 

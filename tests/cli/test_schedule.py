@@ -214,6 +214,32 @@ def test_systemd_reads_back_the_path_of_the_program(tmp_path: Path) -> None:
         units(launch(program=('/a"b/batchflex',)), at("02:00"), "Etc/UTC", "/etc/batchflex")
 
 
+@needs_systemd
+def test_units_of_ones_own_need_no_root(folder: Path, tmp_path: Path) -> None:
+    write_job(folder, '[endpoint]\nname = "flexai"\n[params]\nmodel = "m"')
+    with mock.patch.dict("os.environ", {"HOME": "/home/alice"}):
+        done = run(
+            folder, "job%.toml", "--at", "02:00", "--as", "systemd", "--user", "--out", "units", HOME="/home/alice"
+        )
+    assert (done.code, done.out) == (0, "")
+    service, timer = (folder / "units" / f"batchflex-nightly-labels.{kind}" for kind in ("service", "timer"))
+    shutil.copy(service, tmp_path)
+    shutil.copy(timer, tmp_path)
+    checked = subprocess.run(
+        ["systemd-analyze", "verify", "--user", "--man=no", tmp_path / service.name, tmp_path / timer.name],
+        capture_output=True, text=True, timeout=60, check=False,
+        env={"PATH": "/usr/bin:/bin", "XDG_RUNTIME_DIR": str(tmp_path), "HOME": str(tmp_path)},
+    )  # fmt: skip
+    assert (checked.returncode, checked.stderr) == (0, "")
+    text = service.read_text()
+    assert "User=" not in text and "network-online" not in text
+    assert "LoadCredential=FLEXAI_API_KEY:/home/alice/.config/batchflex/FLEXAI_API_KEY\n" in text
+    told = done.err
+    assert "systemctl --user daemon-reload && systemctl --user enable --now batchflex-nightly-labels.timer" in told
+    assert "loginctl enable-linger" in told and "journalctl --user -u batchflex-nightly-labels" in told
+    assert "only you need be able to read it" in told
+
+
 def test_words_of_a_unit() -> None:
     service = units(
         launch(words=("run", '/a b/c%d"e\\f.toml', "--x=$HOME"), user="alice", keys=("K",)),
@@ -278,6 +304,33 @@ def test_the_manifest_is_one_that_kubernetes_takes(folder: Path) -> None:
     assert container["env"][0]["valueFrom"]["secretKeyRef"] == {"name": "nightly-labels", "key": "FLEXAI_API_KEY"}
     with pytest.raises(jsonschema_rs.ValidationError):
         jsonschema_rs.validator_for(SCHEMA).validate({**manifest, "spec": {**spec, "timezone": "UTC"}})
+
+
+@pytest.mark.parametrize("of_job", [True, False])
+def test_a_cron_job_takes_all_that_a_file_of_variables_has_from_a_secret(of_job: bool, folder: Path) -> None:
+    """Which may be missing where the run finds the file itself. No value is shown."""
+    write_job(folder, '[endpoint]\nname = "flexai"\n[params]\nmodel = "m"')
+    file = folder / (".env" if of_job else "keys.env")
+    file.write_text("FLEXAI_API_KEY=sk-of-the-file\nDATA_DIR=/srv\n")
+    file.chmod(0o600)
+    given = [] if of_job else ["--env-file", "keys.env"]
+    done = run(folder, "job%.toml", "--at", "02:00", "--as", "k8s", "--image", "i", *given)
+    manifest = yaml.safe_load(done.out)
+    jsonschema_rs.validator_for(SCHEMA).validate(manifest)
+    container = manifest["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0]
+    assert container["envFrom"] == [{"secretRef": {"name": "nightly-labels", "optional": of_job}}]
+    assert "env" not in container and "sk-of" not in done.out + done.err
+    assert "kubectl create secret generic nightly-labels --from-env-file=" in done.err and file.name in done.err
+
+
+@pytest.mark.parametrize("kind", [["crontab"], ["systemd"], ["systemd", "--user"], ["k8s", "--image", "i"]])
+def test_the_log_that_is_named_is_the_one_of_the_job(kind: list[str], folder: Path) -> None:
+    write_job(folder, '[log]\nfile = "logs/nightly.log"')
+    done = run(folder, "job%.toml", "--at", "02:00", "--as", *kind)
+    (named,) = [line for line in done.err.splitlines() if line.startswith("log: ")]
+    assert named.startswith(f"log: {folder}/logs/nightly.log (log.file of the job); ")
+    given = run(folder, "job%.toml", "--at", "02:00", "--as", *kind, "--options=--log-file other.log")
+    assert f"log: {folder}/other.log (log.file of the job)" in given.err
 
 
 @pytest.mark.parametrize(
@@ -379,6 +432,8 @@ def test_without_a_command_of_its_own_it_is_started_through_python(folder: Path)
         (["job%.toml", "--at", "02:00", "--as", "k8s"], "needs --image"),
         (["job%.toml", "--at", "02:00", "--image", "x"], "--image needs --as k8s"),
         (["job%.toml", "--at", "02:00", "--keys", "/k"], "--keys needs --as systemd"),
+        (["job%.toml", "--at", "02:00", "--user"], "--user needs --as systemd"),
+        (["job%.toml", "--at", "02:00", "--as", "crontap"], "did you mean crontab?"),
         (["job%.toml", "--at", "02:00", "--options=--dedline 5h"], "did you mean --deadline"),
         (["job%.toml", "--at", "02:00", "--options=--rpm many"], "limits.rpm"),
         (["job%.toml", "--at", "02:00", "--options='"], "--options"),

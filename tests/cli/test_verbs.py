@@ -374,7 +374,11 @@ WRONG: dict[str, tuple[dict[str, str], str, list[str]]] = {
     "no such file": ({}, "run nothing.jsonl", ["nothing.jsonl"]),
     "no such job": ({}, "run nothing.toml", ["nothing.toml"]),
     "no kind of job": ({"a.docx": ""}, "run a.docx", ["a.docx", ".toml", ".jsonl"]),
-    "a table without a prompt": ({"a.csv": "text\nhello\n"}, "run a.csv", ["a.csv", "[prompt]", "job file"]),
+    "a table without a prompt": (
+        {"a.csv": "text\nhello\n"},
+        "run a.csv",
+        ["a.csv", "--prompt", "job file", "batchflex init a.csv"],
+    ),
     "no SPEC": ({}, "run", ["SPEC"]),
     "no verb": ({}, "", ["VERB"]),
     "an unknown verb": ({}, "rum rows.jsonl", ["rum", "run"]),

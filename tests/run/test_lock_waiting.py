@@ -243,10 +243,9 @@ def test_wait_may_stand_anywhere_and_alone(words: list[str], spec: str, wait_s: 
         (["--wait", "5m", "--skip"], "not allowed with argument"),
     ],
 )
-def test_a_wrong_wait_is_refused(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as left:
-        options.parser().parse_args(["run", "job.toml", *words])
-    assert left.value.code == 2 and said in capsys.readouterr().err
+def test_a_wrong_wait_is_refused(words: list[str], said: str) -> None:
+    refused = called("run", "job.toml", *words)
+    assert refused.code == 2 and said in refused.err
 
 
 def test_run_and_scores_are_one_turn(endpoint: CountingEndpoint, rows: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,7 +83,7 @@ def test_each_end_is_told_once_and_only_what_matters(
     endpoint.knobs(poison={"POISON": "400"})
     assert batchflex.run(job).exit_code == 1
     (got,) = recorder.got
-    assert got.json["text"] == "nightly finished with failures: 6 of 6 rows, 5 ok, 1 failed"
+    assert got.json["text"] == "nightly finished with failures: 6 of 6 rows, 5 ok, 1 failed."
     told = json.loads((tmp_path / "out" / "run.json").read_bytes())
     assert {name: got.json[name] for name in told} == told  # the summary, and something more
     assert events(recorder) == ["failure"]
@@ -286,7 +286,7 @@ def test_a_switch_is_told_of_start_and_end_and_holds_nothing_up(
     job["notify"] = {"ping": f"{recorder.url}/{SECRET}"}
     assert batchflex.run(job).untold == []
     assert recorder.paths() == [f"/{SECRET}/start", f"/{SECRET}"] and seen == [5, 5]
-    assert recorder.got[1].body.decode().startswith("nightly succeeded: 5 of 5 rows, 5 ok\nRows: 5 of 5")
+    assert recorder.got[1].body.decode().startswith("nightly succeeded: 5 of 5 rows, 5 ok.\nRows: 5 of 5")
     recorder.got.clear()
     with pytest.raises(JobChanged):
         batchflex.run({**job, "params": {"model": "other"}})

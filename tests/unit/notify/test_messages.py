@@ -186,19 +186,35 @@ def summary(**given: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("event", "given", "line"),
     [
-        ("success", {}, "nightly succeeded: 1,000 of 1,000 rows, 998 ok, 2 failed"),
-        ("recovered", {}, "nightly is well again: 1,000 of 1,000 rows, 998 ok, 2 failed"),
-        ("failure", {"exit_code": 1}, "nightly finished with failures: 1,000 of 1,000 rows, 998 ok, 2 failed"),
+        ("success", {}, "nightly succeeded: 1,000 of 1,000 rows, 998 ok, 2 failed."),
+        ("recovered", {}, "nightly is well again: 1,000 of 1,000 rows, 998 ok, 2 failed."),
+        ("failure", {"exit_code": 1}, "nightly finished with failures: 1,000 of 1,000 rows, 998 ok, 2 failed."),
         ("failure", {"exit_code": 2, "status": "refused", "message": "there is\nno input"},
-         "nightly failed, and nothing was sent: there is no input"),
-        ("failure", {"exit_code": 3, "message": "an unexpected fault"}, "nightly failed: an unexpected fault"),
-        ("stopped", {"stopped_by": "credit", "message": "no credit is left"}, "nightly stopped by credit: no credit is left"),
-        ("busy", {"message": "another run holds x"}, "nightly was not begun: another run holds x"),
-        ("stopped", {"message": "key sk-abcdefgh12345 refused", "stopped_by": "key"}, "nightly stopped by key: key *** refused"),
+         "nightly failed, and nothing was sent: there is no input."),
+        ("failure", {"exit_code": 3, "message": "an unexpected fault"}, "nightly failed: an unexpected fault."),
+        ("stopped", {"stopped_by": "credit", "message": "no credit is left"}, "nightly stopped by credit: no credit is left."),
+        ("busy", {"message": "another run holds x"}, "nightly was not begun: another run holds x."),
+        ("stopped", {"message": "key sk-abcdefgh12345 refused", "stopped_by": "key"}, "nightly stopped by key: key *** refused."),
+        ("stopped", {"message": "why? ask!", "stopped_by": "key"}, "nightly stopped by key: why? ask!"),
+        ("failure", {"exit_code": 2, "status": "refused", "message": "job.toml has 2 mistakes:\n  - a: b\n  - c: d"},
+         "nightly failed, and nothing was sent: job.toml has 2 mistakes: a: b; c: d."),
     ],
 )  # fmt: skip
 def test_headlines(event: Any, given: dict[str, Any], line: str) -> None:
     assert messages.headline(event, summary(**given)) == line
+
+
+@pytest.mark.parametrize(
+    ("message", "end"),
+    [
+        ("The key is refused. " * 30, "refused."),
+        ("the key " * 80, " …"),
+        ("x" * 500, "xxx …"),
+    ],
+)
+def test_a_long_message_ends_with_a_sentence_or_a_word(message: str, end: str) -> None:
+    line = messages.headline("failure", summary(exit_code=3, message=message))
+    assert line.endswith(end) and len(line) < 350
 
 
 @pytest.mark.parametrize("event", ["success", "failure", "stopped", "recovered", "busy", "interrupted"])

@@ -304,15 +304,15 @@ def test_a_zone_that_there_is_not() -> None:
 
 
 def test_the_zone_of_the_machine(tmp_path) -> None:  # type: ignore[no-untyped-def]
-    assert zones.of_machine(tmp_path) == "UTC"
+    assert zones.zone_of_machine(tmp_path) == "UTC"
     (tmp_path / "localtime").symlink_to("/usr/share/zoneinfo/Europe/Berlin")
-    assert zones.of_machine(tmp_path) == "Europe/Berlin"
+    assert zones.zone_of_machine(tmp_path) == "Europe/Berlin"
     (tmp_path / "localtime").unlink()
     (tmp_path / "localtime").write_bytes(b"TZif")
     with pytest.raises(JobError, match="name it with --tz"):
-        zones.of_machine(tmp_path)
+        zones.zone_of_machine(tmp_path)
     (tmp_path / "timezone").write_text("Asia/Tokyo\n")
-    assert zones.of_machine(tmp_path) == "Asia/Tokyo"
+    assert zones.zone_of_machine(tmp_path) == "Asia/Tokyo"
 
 
 def test_how_far_zones_are_apart() -> None:
