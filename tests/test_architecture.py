@@ -46,7 +46,10 @@ PURE = {
         "queue_metrics quirks quota quota_from_headers quota_from_refusals quota_window retry_policy"
     ),
     "results": "splitting",
-    "scoring": "comparison extract ledger spending stats summary",
+    "scoring": (
+        "agreement clusters comparison extract ledger many_tests paper_tables power spending stats student_t summary "
+        "sweep_comparison"
+    ),
     "engine": "budget estimate failure_limit telemetry",
     "report": "canvas charts sections speed timeline headline",
     "notify": "messages",

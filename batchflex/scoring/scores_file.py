@@ -17,10 +17,11 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..config import Job, ScoreSection
+from ..config import Job, ScoreSection, choice
 from ..core import FolderError, JobError, __version__
+from ..plan import points
 from ..storage import Folder, ResultsFiles, ScoresFiles, replaced, storing, sweep_columns, table_files
-from . import functions, scorers, spending, summary
+from . import functions, scorers, spending, summary, sweep_comparison
 from .ledger import MEASURES, WHO, Ledger, Score, with_substitutes
 
 _BLOCK_ROWS = 20_000
@@ -64,7 +65,9 @@ def make(
     try:
         names = there.schema().names
         wanted = _wanted(specs, names, [*sweep])
-        ledger = Ledger([Score.of(spec) for spec in specs], [name for name in sweep if name in names], "id")
+        ledger = Ledger(
+            [_described(spec, sweep, job) for spec in specs], [name for name in sweep if name in names], "id"
+        )
         schema = pa.schema([("key", pa.string()), *((spec.column, pa.float64()) for spec in specs)])
         if there.is_folder:
             table = table_files.TableFolder(folder.scores_folder)
@@ -89,6 +92,26 @@ def make(
     with storing(folder.scores_json), replaced(folder.scores_json) as stream:
         stream.write(msgspec.json.format(msgspec.json.encode(whole), indent=2) + b"\n")
     return whole
+
+
+def _described(spec: ScoreSection, sweep: Mapping[str, str], job: Job) -> Score:
+    """A score for the ledger, whose sweep points are named by column. ``sweep`` has the variable of each column.
+
+    :raises JobError: if its baseline is not one of the job's sweep points.
+    """
+    score = Score.of(spec)
+    if score.baseline is None:
+        return score
+    if not sweep:
+        raise JobError(f"score '{spec.name}': there is no sweep, so there is no sweep point to be the baseline")
+    columns = {variable: column for column, variable in sweep.items()}
+    if unknown := [name for name in score.baseline if name not in columns]:
+        known = choice(unknown[0], list(columns), "swept are")
+        raise JobError(f"score '{spec.name}', baseline: {unknown[0]!r} is not swept; {known}")
+    swept = [point.values for point in points(job)]
+    if (number := len(sweep_comparison.fitting(swept, score.baseline))) != 1:
+        raise JobError(f"score '{spec.name}': {sweep_comparison.not_one(swept, score.baseline, number)}")
+    return score._replace(baseline={columns[name]: value for name, value in score.baseline.items()})
 
 
 def _write(
