@@ -24,10 +24,10 @@ pytest.importorskip("vl_convert", reason="the extra 'report' is not installed")
 MODELS = ["org/model-small-it", "org/model-large-it"]
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Folder:
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
     """Two models and prompts, answers in JSON with a label and a number; scored by the command line."""
-    outcomes = []
+    tmp_path, outcomes = tmp_path_factory.mktemp("sweep"), []
     for row in range(24):
         carry = json.dumps({"label": "good" if row % 2 else "bad", "passage": row // 4})
         for m, model in enumerate(MODELS):
@@ -38,7 +38,7 @@ def folder(tmp_path: Path) -> Folder:
                 )
                 point = {"model": model, "prompt": name}
                 outcomes.append(answer(row, said, point, carry=carry, parsed=said))
-    score = [{"name": "right", "kind": "exact", "answer": "parsed.label", "expected": "label", "cluster": "passage"}]
+    score = [{"name": "right", "kind": "contains", "answer": "parsed.label", "expected": "label", "cluster": "passage"}]
     inside = {"path": str(tmp_path / "gone.jsonl"), "carry": ["label", "passage"]}
     made = make(tmp_path / "out", outcomes, sweep={"model": MODELS, "prompt": list(PROMPTS)}, prompts=PROMPTS, input=inside,
                 score=score)  # fmt: skip
