@@ -26,7 +26,7 @@ def test_the_page_from_its_beginning_to_its_end(
 ) -> None:
     pytest.importorskip("vl_convert", reason="the extra 'report' is not installed")
     monkeypatch.chdir(tmp_path)
-    (questions,), (job,), (code,) = blocks("csv"), blocks("toml"), blocks("python")
+    (questions,), (job,), (code,) = blocks("text"), blocks("toml"), blocks("python")
     Path("questions.csv").write_text(questions)
     assert "http://127.0.0.1:8000/v1" in job
     Path("reading.toml").write_text(job.replace("http://127.0.0.1:8000/v1", endpoint.base_url))
