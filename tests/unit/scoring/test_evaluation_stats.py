@@ -110,6 +110,18 @@ def test_clustered_intervals_hold_the_truth_as_often_as_they_say() -> None:
     assert 0.92 < hits / 2_000 < 0.99 and naive / 2_000 < 0.85
 
 
+def test_where_nearly_all_is_right_wilsons_interval_holds_the_truth_and_ts_does_not() -> None:
+    random = np.random.default_rng(6)
+    hits = plain = 0
+    for _ in range(1_000):
+        found = clusters.mean_of(random.binomial(10, random.beta(0.97, 0.03, 20)), np.full(20, 10))
+        low, high = clusters.wilson_interval(found, 0.95) or (0, 0)
+        hits += low <= 0.97 <= high
+        low, high = clusters.t_interval(found, 0.95) or (0, 0)
+        plain += low <= 0.97 <= high
+    assert hits > 930 and plain < 800
+
+
 # ------------------------------------------------------------------------------------------------------- two sides
 
 
