@@ -47,7 +47,10 @@ PURE = {
         "queue_metrics quirks quota quota_from_headers quota_from_refusals quota_window retry_policy"
     ),
     "results": "answer_columns splitting",
-    "scoring": "comparison extract ledger spending stats summary",
+    "scoring": (
+        "agreement clusters comparison extract ledger many_tests paper_tables power spending stats student_t summary "
+        "sweep_comparison"
+    ),
     "engine": "budget estimate failure_limit telemetry",
     "display": "run_html run_text score_text",
     "report": "canvas charts sections speed timeline headline",

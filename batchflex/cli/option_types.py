@@ -22,6 +22,27 @@ def positive(text: str) -> int:
     return number
 
 
+def above_0(text: str) -> float:
+    number = _number(text)
+    if number is None or not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a number above 0, such as 0.02; found {text!r:.80}")
+    return number
+
+
+def share(text: str) -> float:
+    number = _number(text)
+    if number is None or not 0 < number < 1:
+        raise argparse.ArgumentTypeError(f"must be a number between 0 and 1, such as 0.8; found {text!r:.80}")
+    return number
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
 def names(text: str) -> list[str]:
     found = [name.strip() for name in text.split(",") if name.strip()]
     if not found:

@@ -12,7 +12,7 @@ from typing import Any, get_args
 from ..config import Occasion
 from ..core import __version__
 from .option_parser import Parser, refuse_unknown
-from .option_types import names, path, path_text, positive, wait_s
+from .option_types import above_0, names, path, path_text, positive, share, wait_s
 
 _ABOUT = """\
 Ask a language model many questions, and get a Parquet table of the answers.
@@ -201,6 +201,17 @@ def _add_verbs_of_runs(verbs: _Verbs) -> None:
         "Counts, the sweep, one request in full, an estimate of tokens and cost, and what is done already. No network.",
     )  # fmt: skip
     _add_job_options(plan)
+    _add(plan.add_argument_group("what its rows can show", "of two sides that answer the same rows"), """
+        --detect X   how many rows it takes to find a difference of X between the scores of two sides (0.02), and the smallest one
+                     that the rows there are can show
+        --expect P   the accuracy that is expected of both sides (0.5, which takes most rows)
+        --like OUT   or: take the variance from the scores of an earlier run, or a sweep point of it: OUT@prompt=bare
+        --score NAME  of that run, this score (its first)
+        --power P    the probability to find such a difference (0.8)
+    """, {
+        "detect": {"type": above_0}, "expect": {"type": share}, "like": {"type": path_text},
+        "power": {"type": share, "default": 0.8},
+    })  # fmt: skip
     _add(plan, "--json  print it as one line of JSON")
     verbs.add("status", "show how a run is going, or how it ended", table="""
         out OUT  the output folder
@@ -238,13 +249,19 @@ def _add_verbs_of_answers(verbs: _Verbs) -> None:
         "score", "score the answers of a folder, again or in another way",
         "By the [[score]] tables of the folder's job, or of another job file. No row is sent again; a judge is asked only for "
         "grades that are missing.", """
-        out OUT          the output folder
-        spec JOB         a job file (.toml) whose [[score]] tables to take
-        --so-far         the scores of what is answered by now, also while a run goes on; writes nothing, asks no judge
-        --set KEY=VALUE  a place in a score (score.accuracy.ignore_case=true); may be repeated
-        -q, --quiet      no progress of a judge
-        --json           print scores.json as one line
-    """, {"spec": {"nargs": "?", "type": path_text}})  # fmt: skip
+        out OUT            the output folder
+        spec JOB           a job file (.toml) whose [[score]] tables to take
+        --so-far           the scores of what is answered by now, also while a run goes on; writes nothing, asks no judge
+        --set KEY=VALUE    a place in a score (score.accuracy.ignore_case=true); may be repeated
+        --cluster COLUMN   rows with the same value there are not independent of each other (questions of one passage); as
+                           'cluster' in each [[score]]
+        --baseline POINT   the sweep point to compare the others with: variable=value,… (the one that scores highest); as
+                           'baseline' in each [[score]]
+        -o, --output FILE  write them as a table: FILE.tex (LaTeX with booktabs) or .md for people; .csv, .parquet or .jsonl with
+                           every figure
+        -q, --quiet        no progress of a judge
+        --json             print scores.json as one line
+    """, {"spec": {"nargs": "?", "type": path_text}, "output": {"type": path}})  # fmt: skip
     verbs.add(
         "report", "write OUT/report.html and show a summary",
         "One page with scores, charts and a searchable sample of rows, which opens anywhere and loads nothing. Also of a run in "
@@ -252,8 +269,9 @@ def _add_verbs_of_answers(verbs: _Verbs) -> None:
         out OUT            the output folder
         -o, --output FILE  where to write the page (OUT/report.html)
         --rows N           rows of the random sample in the page (200)
+        --charts DIR       write each chart as SVG and PNG into this folder, too
         --json             print the summary as one line of JSON
-    """, {"output": {"type": path}, "rows": {"type": positive, "default": 200}})  # fmt: skip
+    """, {"output": {"type": path}, "charts": {"type": path}, "rows": {"type": positive, "default": 200}})  # fmt: skip
     settings = {"out": {"type": path_text}, "other": {"type": path_text, "nargs": "?"}}
     verbs.add(
         "compare", "compare the scores of two runs, or of two sweep points",
@@ -261,9 +279,12 @@ def _add_verbs_of_answers(verbs: _Verbs) -> None:
         out A              an output folder, or a sweep point of it: OUT@temperature=0.7
         other B            the other one; may be left out if A has just two sweep points
         --rows N           how many flips to show (10)
-        -o, --output FILE  write all flips to FILE.parquet, .csv or .jsonl
+        --on A,B,…         only how far both give the same in these columns of the results, such as a field of their JSON: share
+                           and Cohen's kappa; needs no scores
+        --cluster COLUMN   items with the same value there are not independent of each other; as 'cluster' in [[score]]
+        -o, --output FILE  write the comparison as a table to FILE.tex or .md, or all flips to FILE.parquet, .csv or .jsonl
         --json             print it as one line of JSON, without the flips
-    """, {**settings, "rows": {"type": positive, "default": 10}})  # fmt: skip
+    """, {**settings, "on": {"type": names}, "output": {"type": path}, "rows": {"type": positive, "default": 10}})  # fmt: skip
     retry = verbs.add(
         "retry", "ask again the rows that a condition chooses",
         "Such as: batchflex retry OUT --where \"status = 'truncated'\" --set max_tokens=4096. Shows first how many rows that is "

@@ -197,6 +197,8 @@ def text(found: dict[str, Any]) -> str:
         )
     if found["left"]:
         facts += _of_what_is_left(found)
+    if found.get("detect"):
+        facts += _detectable(found["detect"])
     lines = [f"{found['job']} would ask {found['endpoint']}, and write to {found['out']}"]
     lines += [f"  {name:<9} {fact}" for name, fact in facts]
     if found["example"] is not None:
@@ -204,6 +206,21 @@ def text(found: dict[str, Any]) -> str:
         body = msgspec.json.format(msgspec.json.encode(found["example"]), indent=2).decode()
         lines += [f"    {line}" for line in body.splitlines()]
     return "\n".join(lines)
+
+
+def _detectable(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """How many rows a difference takes, and what the rows there are can show."""
+    chance = f"{100 * found['power']:g} % power, two-sided at 5 %, the same rows on both sides"
+    yield "detect", f"a difference of {found['difference']:g} ({chance})"
+    for each in found["needed"]:
+        samples = f" with {format.count(each['samples'], 'sample')} each" if len(found["needed"]) > 1 else ""
+        yield "", f"takes {format.count(each['items'], 'row')}{samples}"
+    if found["detectable"] is not None:
+        samples = f" with {format.count(found['samples'], 'sample')} each" if found["samples"] > 1 else ""
+        rows = format.count(found["items"], "row")
+        yield "", f"the {rows} of this job{samples} show differences from {found['detectable']:.3g} on"
+    clustered = f", times {found['design_effect']:.2g} for its clusters" if found["design_effect"] > 1 else ""
+    yield "", f"by {found['basis']}{clustered}"
 
 
 def _of_what_is_left(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -85,9 +85,11 @@ def report(options: argparse.Namespace) -> int:
     folder = Folder(options.out)
     refresh(folder)
     digest = report.read(folder, options.rows)
-    written, missing = None, None
+    written, missing, charts = None, None, []
     try:
         written = report.write(folder, digest, options.output)
+        if options.charts is not None:
+            charts = report.write_charts(digest, options.charts)
     except MissingExtra as error:  # the summary needs nothing of what is missing
         missing = error
     if options.json:
@@ -97,6 +99,8 @@ def report(options: argparse.Namespace) -> int:
         output.show(headline.summary(digest))
         if written is not None:
             output.show(f"  report: {written.path} ({written.size / 1e6:.1f} MB)")
+        if charts:
+            output.show(f"  charts: {len(charts) // 2} in {options.charts}, each as SVG and PNG")
     if missing is not None:
         raise missing
     return 0

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ..core import JobError
 from . import output
@@ -70,12 +72,25 @@ def plan(options: argparse.Namespace) -> int:
     job = job_of(options)
     for warning in (*job.warnings(), *missing_addresses(job)):
         output.warn(warning)
+    given = [name for name in ("expect", "like", "score") if getattr(options, name) is not None]
+    if options.detect is None and given:
+        raise JobError(f"--{given[0]} goes with --detect, the difference to be found")
     found = plan_text.forecast(job, output.say)
+    if options.detect is not None:
+        found["detect"] = _detectable(options, found)
     if options.json:
         output.show_json(found)
     else:
         output.show(plan_text.text(found))
     return 0
+
+
+def _detectable(options: argparse.Namespace, found: Mapping[str, Any]) -> dict[str, Any]:
+    from ..scoring import planning
+
+    items = found["requests"] // max(1, found["points"] * found["samples"])
+    given = {"expect": options.expect, "like": options.like, "score": options.score, "chance": options.power}
+    return planning.detect(options.detect, items, found["samples"], **given)
 
 
 def check(options: argparse.Namespace) -> int:

@@ -54,7 +54,9 @@ def _rules(job: Job) -> Iterator[Iterator[Mistake]]:
     scores = getattr(job, "score", ())
     yield name_mistakes(scores)
     for number, score in enumerate(scores):
-        yield _expected_column(f"score.{number}", score, job)
+        yield _column(f"score.{number}", "expected", score, job)
+        yield _column(f"score.{number}", "cluster", score, job)
+        yield _baseline(f"score.{number}.baseline", score, job)
         yield _judge(f"score.{number}.judge", score)
     yield _price(job, "input")
     yield _price(job, "output")
@@ -152,9 +154,9 @@ def _rate(place: str, table: LimitsSection | EndpointsEntry, job: Job) -> Iterat
 # ----------------------------------------------------------------------------------------------------------- scores
 
 
-def _expected_column(place: str, score: ScoreSection, job: Job) -> Iterator[Mistake]:
+def _column(place: str, key: str, score: ScoreSection, job: Job) -> Iterator[Mistake]:
     """Whether a run's results have the column, or the one before its first point; those of answers can not be foreseen."""
-    name, carry = score.expected, job.input.carry
+    name, carry = getattr(score, key), job.input.carry
     if name is None or carry == "*" or job.input.path is None:
         return
     swept = job.sweep.variables
@@ -162,7 +164,17 @@ def _expected_column(place: str, score: ScoreSection, job: Job) -> Iterator[Mist
     there |= {*(f"input_{column}" for column in carry), *(f"sweep_{variable}" for variable in swept)}
     if not {name, name.partition(".")[0]} & there:
         what = f"the results will have no column {name!r:.80}; if the input has it, name it in input.carry"
-        yield Mistake(f"{place}.expected", what)
+        yield Mistake(f"{place}.{key}", what)
+
+
+def _baseline(place: str, score: ScoreSection, job: Job) -> Iterator[Mistake]:
+    """A baseline names swept variables. A job without input only lends its scores to the answers of another."""
+    if score.baseline is None or job.input.path is None:
+        return
+    swept = job.sweep.variables
+    if unknown := [name for name in score.baseline if name not in swept]:
+        known = choice(unknown[0], list(swept), "swept are") if swept else "nothing is swept"
+        yield Mistake(place, f"{unknown[0]!r:.80} is not swept; {known}")
 
 
 def _judge(place: str, score: ScoreSection) -> Iterator[Mistake]:

@@ -80,6 +80,10 @@ class ScoreSection(Section):
     expected: NonEmpty | None = None
     value: _Constant | None = None
     missing: Literal["skip", "zero"] = "skip"
+    cluster: NonEmpty | None = None
+    baseline: (
+        Annotated[dict[str, Any], Field(min_length=1), wanted("a table of swept variables with their values")] | None
+    ) = None
     extract: _Pattern | None = None
     strip: bool = True
     ignore_case: bool = False

@@ -10,6 +10,7 @@ from ..core import aligned, clipped, count, duration, money, one_line
 _MOST_POINTS = 50
 _WIDEST = 24
 _SHOWN_LABELS = 12
+_FEW_CLUSTERS = 20
 
 
 def text(found: Mapping[str, Any]) -> str:
@@ -25,7 +26,12 @@ def text(found: Mapping[str, Any]) -> str:
     lines += _indented(_table(found))
     if len(found["points"]) > _MOST_POINTS:
         lines.append(f"  … and {len(found['points']) - _MOST_POINTS:,} more sweep points; scores.json has them all")
+    lines += _clustered(found)
     lines += _indented(_samples(found))
+    compared = [spec for spec in found["scores"] if spec.get("comparison")]
+    shares = [spec for spec in compared if spec["is_share"]]
+    for spec in shares or compared[:1]:
+        lines += _versus(found, spec)
     if len(found["points"]) == 1:
         for name, score in found["points"][0]["scores"].items():
             lines += _labels(name, score["labels"])
@@ -111,14 +117,58 @@ def _samples(found: Mapping[str, Any]) -> list[list[str]]:
         return []
     variables = list(dict.fromkeys(name for values, _, _ in rows for name in values))
     ks.sort(key=int)
-    lines = [[*variables, "samples", *(f"pass@{k}" for k in ks), "majority", "kappa"]]
+    lines = [[*variables, "samples", *(f"pass@{k}" for k in ks), "majority", "kappa", "alpha"]]
     for values, name, score in rows:
         passed, majority = score["pass_at"] or {}, score["majority"]
         line = [*(_cell(values.get(variable)) for variable in variables), name]
         line += [number(passed[k]["mean"]) if k in passed else "–" for k in ks]
         line.append(number(majority["mean"], (majority["low"], majority["high"])) if majority else "–")
-        lines.append([*line, number(score["kappa"])])
+        agreed = score.get("agreement") or {}
+        alpha = number(agreed.get("alpha"), (agreed.get("alpha_low"), agreed.get("alpha_high")))
+        lines.append([*line, number(score["kappa"]), alpha])
     return lines
+
+
+def _clustered(found: Mapping[str, Any]) -> list[str]:
+    """By which column scores are clustered, and whether there are too few clusters to say much."""
+    lines = []
+    for spec in found["scores"]:
+        if spec.get("cluster"):
+            fewest = min((point["scores"][spec["name"]]["clusters"] for point in found["points"]), default=0)
+            line = f"  {spec['name']} is clustered by {one_line(spec['cluster'])}: {count(fewest, 'cluster')}"
+            if fewest == 1:
+                line += ", so that there is no interval"
+            elif fewest < _FEW_CLUSTERS:
+                line += "; so few say little, and intervals are wide"
+            lines.append(line)
+    return lines
+
+
+def _versus(found: Mapping[str, Any], spec: Mapping[str, Any]) -> list[str]:
+    """How each sweep point differs from the best or the baseline, with corrected p-values."""
+    described = spec.get("comparison")
+    if described is None:
+        return []
+    reference = found["points"][described["point"]]["point"]
+    shown = [p for p in found["points"][:_MOST_POINTS] if p["scores"][spec["name"]].get("versus")]
+    variables = list(dict.fromkeys(name for point in shown for name in point["point"]))
+    head = f"{spec['name']} less that of {'the best' if described['with'] == 'best' else 'the baseline'}"
+    lines = [[*variables, head, "items", "p", "p (Holm)", "p (BH)", "test", "detectable"]]
+    for point in shown:
+        versus = point["scores"][spec["name"]]["versus"]
+        difference = _signed(versus["difference"])
+        ends = number(versus["difference"], (versus["low"], versus["high"])).partition(" ")[2]
+        line = [*(_cell(point["point"].get(name)) for name in variables), f"{difference} {ends}".rstrip()]
+        line += [f"{versus['items']:,}", *(p_value(versus[name]) for name in ("p_value", "p_holm", "p_bh"))]
+        lines.append([*line, versus["method"] or "–", number(versus["detectable"])])
+    if len(lines) == 1:
+        return []
+    named = ", ".join(f"{name} = {_cell(value)}" for name, value in reference.items())
+    about = f"{'best' if described['with'] == 'best' else 'baseline'}: {named}; p corrected for "
+    about += count(described["family"], "comparison")
+    if described["with"] == "best":
+        about += ", all pairs, as the best is picked by the same data"
+    return [*_indented(lines), f"  {about}"]
 
 
 def _labels(name: str, labels: Mapping[str, Any] | None) -> list[str]:
@@ -148,15 +198,23 @@ def comparison(found: Mapping[str, Any], names: Sequence[str], flips: Sequence[M
     if found["only_a"] or found["only_b"]:
         lines[-1] += f"; {found['only_a']:,} only in A and {found['only_b']:,} only in B are left out"
     interval = f"{100 * found['level']:g} % interval"
-    table = [["", "items", "A", "B", "B - A", interval, "p", "test", "wins", "losses", "ties"]]
+    several = sum(score["p_value"] is not None for score in found["scores"]) > 1
+    corrected = ["p (Holm)", "p (BH)"] if several else []
+    clustered = ["clusters"] if found["cluster"] is not None else []
+    head = ["", "items", *clustered, "A", "B", "B - A", interval, "p", *corrected, "test", "detectable"]
+    table = [[*head, "wins", "losses", "ties"]]
     for score in found["scores"]:
         ends = number(score["difference"], (score["low"], score["high"])).partition(" ")
-        table.append([
-            score["name"], f"{score['items']:,}", number(score["a"]), number(score["b"]),
-            _signed(score["difference"]), ends[2] or "–", p_value(score["p_value"]), score["method"] or "–",
-            f"{score['wins']:,}", f"{score['losses']:,}", f"{score['ties']:,}",
-        ])  # fmt: skip
+        line = [score["name"], f"{score['items']:,}", *(f"{score[name]:,}" for name in clustered)]
+        line += [number(score["a"]), number(score["b"]), _signed(score["difference"]), ends[2] or "–"]
+        line += [p_value(score["p_value"]), *(p_value(score[name]) for name in ("p_holm", "p_bh") if several)]
+        line += [score["method"] or "–", number(score["detectable"])]
+        table.append([*line, f"{score['wins']:,}", f"{score['losses']:,}", f"{score['ties']:,}"])
     lines += _indented(table)
+    if clustered:
+        lines.append(f"  clustered by {one_line(found['cluster'])}")
+    if agreed := [_agreed(score) for score in found["scores"] if score["agreement"]]:
+        lines += _indented([["agreement", "on", "rows", "equal", "kappa"], *agreed])
     sides = [_side(name, found[name.lower()]) for name in "AB"]
     lines += _indented([["", "rows", "tokens", "cost", "latency"], *sides])
     if not flipped:
@@ -169,6 +227,27 @@ def comparison(found: Mapping[str, Any], names: Sequence[str], flips: Sequence[M
     if flipped > len(flips):
         lines.append(f"  {len(flips):,} of {flipped:,} that flipped; --rows N shows more, -o FILE writes all")
     return "\n".join(lines)
+
+
+def agreement(found: Mapping[str, Any], names: Sequence[str]) -> str:
+    """How far two sides agree in some columns."""
+    lines = [f"A is {names[0]}", f"B is {names[1]}, with {100 * found['level']:g} % intervals"]
+    if not found["agreement"]:
+        return "\n".join([*lines, "  no row has a value on both sides"])
+    rows = []
+    for each in found["agreement"]:
+        kappa = number(each["kappa"], (each["kappa_low"], each["kappa_high"]))
+        rows.append([each["on"], f"{each['rows']:,}", number(each["share"], (each["low"], each["high"])), kappa])
+    lines += _indented([["column", "rows", "equal", "kappa"], *rows])
+    return "\n".join([*lines, *([f"  clustered by {one_line(found['cluster'])}"] if found["cluster"] else [])])
+
+
+def _agreed(score: Mapping[str, Any]) -> list[str]:
+    """How far both sides gave the same label, or were right and wrong at the same rows."""
+    found = score["agreement"]
+    on = "the answer" if found["on"] == "answer" else "right or wrong"
+    equal, kappa = number(found["share"], (found["low"], found["high"])), found["kappa"]
+    return [score["name"], on, f"{found['rows']:,}", equal, number(kappa, (found["kappa_low"], found["kappa_high"]))]
 
 
 def _side(name: str, side: Mapping[str, Any]) -> list[str]:

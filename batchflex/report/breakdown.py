@@ -130,17 +130,51 @@ def by_point(table: pl.LazyFrame, columns: Sequence[str], swept: Sequence[str]) 
 def histogram(table: pl.LazyFrame, name: str) -> Histogram | None:
     """A histogram of a column of positive numbers; ``None`` if it has none."""
     values = table.select(pl.col(name).drop_nulls()).collect()[name]
-    values = values.filter(values.is_finite() & (values >= 0))
+    return binned(values.filter(values >= 0), 0.995)
+
+
+def binned(values: pl.Series, top_share: float = 1.0) -> Histogram | None:
+    """A histogram of numbers; ``None`` if there are none. Those above ``top_share`` of them are counted in the last bin."""
+    values = values.filter(values.is_finite())
     if not len(values):
         return None
-    low, p50, p95, top, high = (float(values.quantile(q) or 0.0) for q in (0, 0.5, 0.95, 0.995, 1))
+    low, p50, p95, top, high = (float(values.quantile(q) or 0.0) for q in (0, 0.5, 0.95, top_share, 1))
     is_log = low > 0 and top / low > _SKEWED
     bins = min(_BINS, max(1, int(len(values) ** 0.5) * 2))
     if top <= low:
-        low, top, bins = low * 0.9, (low * 1.1 or 1.0), 5
+        low, top, bins = low - max(0.1 * abs(low), 1e-9), top + (0.1 * abs(top) or 1.0), 5
     edges = np.geomspace(low, top, bins + 1) if is_log else np.linspace(low, top, bins + 1)
     counts, _ = np.histogram(values.to_numpy().clip(low, top), edges)
     return Histogram(edges.tolist(), counts.tolist(), p50, p95, high, is_log)
+
+
+def numbers(table: pl.LazyFrame, scores: pl.LazyFrame | None, columns: Sequence[str]) -> dict[str, Histogram]:
+    """Histograms of the numbers that answers have in top-level fields of JSON, and of scores (``columns``), by their names.
+    Fields with few different values are :func:`answers`."""
+    found: dict[str, Histogram | None] = {}
+    head = table.select("parsed").head(_LOOKED_AT).collect()["parsed"].drop_nulls().to_list()
+    for name in _numeric_fields(head):
+        value = pl.col("parsed").str.json_path_match(f"$['{name}']").cast(pl.Float64, strict=False)
+        found[name] = binned(table.select(value.alias("value")).collect()["value"].drop_nulls())
+    for column, values in {} if scores is None else scores.select(columns).collect().to_dict().items():
+        found[f"score {column.removeprefix('score_')}"] = binned(values.drop_nulls())
+    return {name: histogram for name, histogram in found.items() if histogram is not None}
+
+
+def _numeric_fields(texts: Sequence[str]) -> list[str]:
+    seen: dict[str, list[Any]] = {}
+    for raw in texts:
+        data = msgspec.json.decode(raw)
+        for name, value in data.items() if isinstance(data, dict) else ():
+            if value is not None and "'" not in name:
+                seen.setdefault(name, []).append(value)
+    numeric = {
+        name: v
+        for name, v in seen.items()
+        if all(isinstance(x, int | float) and x is not True and x is not False for x in v)
+    }
+    labels = _fields(texts)
+    return [name for name in numeric if name not in labels][:_FIELDS]
 
 
 def causes(table: pl.LazyFrame) -> tuple[list[Cause], int]:
@@ -184,12 +218,15 @@ def answers(table: pl.LazyFrame) -> list[Distribution]:
 def _fields(texts: Sequence[str]) -> list[str]:
     """Fields that have few and short values, in order of first appearance."""
     seen: dict[str, list[str]] = {}
+    fractions = set()
     for raw in texts:
         data = msgspec.json.decode(raw)
         for name, value in data.items() if isinstance(data, dict) else ():
             if isinstance(value, str | bool | int) and "'" not in name:
                 seen.setdefault(name, []).append(text(value))
-    return [name for name, values in seen.items() if _are_few(pl.Series(values))][:_FIELDS]
+            elif isinstance(value, float):
+                fractions.add(name)
+    return [name for name, values in seen.items() if name not in fractions and _are_few(pl.Series(values))][:_FIELDS]
 
 
 def _are_few(values: pl.Series) -> bool:

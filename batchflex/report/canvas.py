@@ -14,7 +14,15 @@ INK, MUTED, RULE = "var(--ink)", "var(--muted)", "var(--rule)"
 ACCENT, SOFT, WARM = "var(--accent)", "var(--soft)", "var(--warm)"
 SERIES = ["var(--s1)", "var(--s2)", "var(--s3)", "var(--s4)"]
 FONT = 'ui-sans-serif, system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "Noto Sans", sans-serif'
-_LONGEST_NAME = 260  # pixels
+LONGEST_NAME = 260  # pixels
+# The variables of the page in light mode, and a font that other programs have: for charts that leave the page.
+PALETTE = {
+    "page": "#ffffff", "ink": "#1b1f24", "muted": "#626b76", "rule": "#e3e6ea", "accent": "#0067a8", "on-accent": "#ffffff",
+    "soft": "#8a9aab",
+    "warm": "#c4560a", "on-warm": "#ffffff", "s1": "#0067a8", "s2": "#8fc5ea", "s3": "#b668a0", "s4": "#e09b1a",
+}  # fmt: skip
+PLAIN_FONT = "Helvetica, Arial, Liberation Sans, sans-serif"
+ALONE_WIDTH = 640  # pixels of a chart outside of the page
 
 Spec = dict[str, Any]
 Chart = alt.Chart | alt.LayerChart | alt.FacetChart
@@ -23,7 +31,7 @@ Chart = alt.Chart | alt.LayerChart | alt.FacetChart
 def config() -> Spec:
     axis = {"labelColor": MUTED, "titleColor": MUTED, "domainColor": RULE, "tickColor": RULE, "gridColor": RULE,
             "labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal", "labelFont": FONT, "titleFont": FONT,
-            "domain": False, "ticks": False, "labelPadding": 6, "titlePadding": 8, "labelLimit": _LONGEST_NAME}  # fmt: skip
+            "domain": False, "ticks": False, "labelPadding": 6, "titlePadding": 8, "labelLimit": LONGEST_NAME}  # fmt: skip
     return {
         "background": "transparent",
         "font": FONT,
@@ -48,6 +56,25 @@ def drawn(chart: Chart, height: float) -> Spec:
     ).to_dict()
     spec.pop("config", None)  # the page has one for all
     return spec
+
+
+def alone(spec: Spec) -> Spec:
+    """A chart that stands by itself: colours in place of the page's variables, a width, a white background."""
+    found: Spec = _plain({**spec, "width": ALONE_WIDTH, "background": PALETTE["page"], "config": config()})
+    found["config"]["background"] = found["background"]
+    return found
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _plain(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_plain(inner) for inner in value]
+    if not isinstance(value, str):
+        return value
+    if value == FONT:
+        return PLAIN_FONT
+    return PALETTE.get(value[6:-1], value) if value.startswith("var(--") and value.endswith(")") else value
 
 
 def counts(title: str | None = None) -> alt.Axis:
@@ -75,4 +102,5 @@ def matrix(base: alt.Chart, shade: str, domain: Sequence[float], colour: Any, st
 
 
 def name_axis(title: str | None = None) -> alt.Axis:
-    return alt.Axis(title=title, labelColor=INK, labelFontSize=13, labelLimit=_LONGEST_NAME)
+    """Names; how wide they may be is in :func:`config`, which the page changes where it is narrow."""
+    return alt.Axis(title=title, labelColor=INK, labelFontSize=13)

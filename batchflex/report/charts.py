@@ -17,6 +17,7 @@ POINTS = 40  # a chart shows
 _STEP = 34
 _NAMED_POINTS = 6
 _LONG_LABEL = 30
+_DECIMAL = ",.3~r"  # 0.67 and 1,200, where ~s has 670m and 1.2k
 
 
 # ------------------------------------------------------------------------------------------------------------ scores
@@ -26,7 +27,7 @@ def scores(digest: Digest, spec: ScoreSpec) -> Spec:
     """A dot with its interval for each sweep point, in the order of the sweep; of too many those that score highest."""
     kept = {point.values for point in headline.best(digest, spec)[:POINTS]}
     points = [point for point in digest.points if point.values in kept]
-    rows = [{"name": headline.name_of(digest, point), **_figures(spec, point.scores[spec.name])} for point in points]
+    rows = [{**_named(digest, point), **_figures(spec, point.scores[spec.name])} for point in points]
     top = max((row["mean"] for row in rows), default=None)
     return _dots([{**row, "top": row["mean"] == top and len(rows) > 1} for row in rows], spec)
 
@@ -35,11 +36,16 @@ def scores_of_one(digest: Digest, point: PointDigest) -> Spec | None:
     """All shares of a job without a sweep, one below the other; ``None`` if it has none."""
     specs = [s for s in digest.specs if s.is_share and s.name in point.scores]
     rows = [
-        {"name": spec.name, **_figures(spec, point.scores[spec.name]), "top": spec is specs[0]}
+        {"name": spec.name, "short": spec.name, **_figures(spec, point.scores[spec.name]), "top": spec is specs[0]}
         for spec in specs
         if point.scores[spec.name].mean is not None
     ]
     return _dots(rows, specs[0]) if rows else None
+
+
+def _named(digest: Digest, point: PointDigest) -> dict[str, Any]:
+    """The ``name`` of a point for tooltips, and the ``short`` one for axes."""
+    return {"name": headline.name_of(digest, point), "short": headline.short_name_of(digest, point)}
 
 
 def _figures(spec: ScoreSpec, score: Score) -> dict[str, Any]:
@@ -59,10 +65,10 @@ def _tooltip(spec: ScoreSpec, *first: alt.Tooltip) -> list[alt.Tooltip]:
 
 def _dots(rows: Sequence[Mapping[str, Any]], spec: ScoreSpec) -> Spec:
     scale = alt.Scale(domain=[0, 1]) if spec.is_share else alt.Scale(zero=False, nice=True, padding=12)
-    axis = alt.Axis(title=None, format=".0%" if spec.is_share else "~s", tickCount=6)
-    order = list(dict.fromkeys(row["name"] for row in rows))
+    axis = alt.Axis(title=None, format=".0%" if spec.is_share else _DECIMAL, tickCount=6)
+    order = list(dict.fromkeys(row["short"] for row in rows))
     tooltip = _tooltip(spec, alt.Tooltip("name:N", title=" "))
-    base = alt.Chart(data(rows)).encode(y=alt.Y("name:N", sort=order, axis=name_axis()), tooltip=tooltip)
+    base = alt.Chart(data(rows)).encode(y=alt.Y("short:N", sort=order, axis=name_axis()), tooltip=tooltip)
     x = alt.X("low:Q", scale=scale, axis=axis)
     line = base.mark_rule(strokeWidth=3, strokeCap="round").encode(x=x, x2="high:Q", color=by_flag("top"))
     dot = base.mark_circle(size=110, opacity=1).encode(x="mean:Q", color=by_flag("top"))
@@ -78,10 +84,12 @@ def heat_maps(digest: Digest, spec: ScoreSpec) -> list[tuple[str, Spec]]:
         return []
     names = sorted(varying, key=lambda name: -len(digest.variables[name]))
     across, down, *rest = names[0], names[1], *names[2:]
+    short = headline.short_values(digest)
     panels: dict[tuple[str, ...], list[dict[str, Any]]] = {}  # by the values of the other variables
     for point in headline.best(digest, spec):
         values = dict(zip(digest.variables, point.values, strict=True))
-        cell = {"across": values[across], "down": values[down], **_figures(spec, point.scores[spec.name])}
+        cell = {"across": short[across][values[across]], "down": short[down][values[down]], **_named(digest, point)}
+        cell |= _figures(spec, point.scores[spec.name])
         panels.setdefault(tuple(values[name] for name in rest), []).append(cell)
     every = [row["mean"] for rows in panels.values() for row in rows]
     low, high = min(every), max(every)
@@ -94,13 +102,15 @@ def heat_maps(digest: Digest, spec: ScoreSpec) -> list[tuple[str, Spec]]:
     found = []
     for panel in sorted(panels, key=order)[:9]:
         rows = panels[panel]
-        columns = [value for value in digest.variables[across] if any(row["across"] == value for row in rows)]
-        lines = [value for value in digest.variables[down] if any(row["down"] == value for row in rows)]
+        columns, lines = (
+            [name for name in short[variable].values() if any(row[field] == name for row in rows)]
+            for variable, field in ((across, "across"), (down, "down"))
+        )
         top = alt.Axis(title=across, labelAngle=0, orient="top", labelColor=INK, labelLimit=120)
         base = alt.Chart(data(rows)).encode(
             x=alt.X("across:N", sort=columns, axis=top),
             y=alt.Y("down:N", sort=lines, axis=name_axis(down)),
-            tooltip=_tooltip(spec, alt.Tooltip("across:N", title=across), alt.Tooltip("down:N", title=down)),
+            tooltip=_tooltip(spec, alt.Tooltip("name:N", title=" ")),
         )
         title = ", ".join(f"{name} = {value}" for name, value in zip(rest, panel, strict=True))
         found.append((title, matrix(base, "mean", domain, alt.value(ACCENT), len(lines), 46)))
@@ -124,17 +134,18 @@ def trade(digest: Digest, spec: ScoreSpec) -> tuple[Spec, str] | None:
         front = price < cheapest
         cheapest = min(cheapest, price)
         rows.append({
-            "name": headline.name_of(digest, point), "short": headline.short_name_of(digest, point),
+            **_named(digest, point),
             **_figures(spec, point.scores[spec.name]),
             "price": price, "front": front, "paid": f"${price:,.4g}" if what == "cost" else f"{price:,.0f}",
         })  # fmt: skip
     dear, cheap = max(row["price"] for row in rows), min(row["price"] for row in rows)
-    _name_few(rows, dear - cheap)
+    lowest, highest = min(row["low"] for row in rows), max(row["high"] for row in rows)
+    _name_few(rows, dear - cheap, 1.0 if spec.is_share else highest - lowest)
     room = max(0.18 * (dear - cheap), 0.04 * dear, 1e-9)
     x = alt.X("price:Q", scale=alt.Scale(domain=[max(0.0, cheap - room), dear + room * 1.6], nice=False),
               axis=alt.Axis(title=title, grid=False, format="$~g" if what == "cost" else ",.0f", tickCount=6))  # fmt: skip
     y_scale = alt.Scale(domain=[0, 1]) if spec.is_share else alt.Scale(zero=False, padding=14)
-    y_axis = alt.Axis(title=spec.name, format=".0%" if spec.is_share else "~s", grid=True, tickCount=5)
+    y_axis = alt.Axis(title=spec.name, format=".0%" if spec.is_share else _DECIMAL, grid=True, tickCount=5)
     tooltip = [alt.Tooltip(f"{field}:N", title=words) for field, words in
                (("name", " "), ("said", spec.name), ("paid", title))]  # fmt: skip
     base = alt.Chart(data(rows)).encode(x=x, tooltip=tooltip)
@@ -144,13 +155,20 @@ def trade(digest: Digest, spec: ScoreSpec) -> tuple[Spec, str] | None:
     )
     rules = base.mark_rule(strokeWidth=2, opacity=0.45).encode(y=low, y2="high:Q", color=by_flag("front"))
     dots = base.mark_circle(size=110, opacity=1).encode(y=y, color=by_flag("front"))
-    words = base.mark_text(dx=10, dy=-8, align="left", fontWeight=600, limit=220).encode(y=y, text="label:N")
-    return drawn(front.encode(y=y, order="price:Q") + rules + dots + words, 300), title
+    middle = (cheap + dear) / 2  # words of points in the right half go to the left, so that they stay within the chart
+    words = base.encode(y=y, text="label:N")
+    left = words.transform_filter(f"datum.price <= {middle!r}").mark_text(
+        align="left", dx=10, dy=-8, fontWeight=600, limit=220
+    )
+    right = words.transform_filter(f"datum.price > {middle!r}").mark_text(
+        align="right", dx=-10, dy=-8, fontWeight=600, limit=220
+    )
+    return drawn(front.encode(y=y, order="price:Q") + rules + dots + left + right, 300), title
 
 
-def _name_few(rows: list[dict[str, Any]], width: float) -> None:
-    """Label points: those close to each other with one label, and of many points only those on the line."""
-    height = max(row["high"] for row in rows) - min(row["low"] for row in rows)
+def _name_few(rows: list[dict[str, Any]], width: float, height: float) -> None:
+    """Label points: those close to each other, on axes of this width and height, with one label, and of many points only those
+    on the line."""
     named: list[dict[str, Any]] = []
     for row in rows:
         row["label"] = ""

@@ -24,6 +24,7 @@ from .timeline import Timeline
 
 _RUNS = 12
 _FLOW_PARTS = 40
+_NUMERIC_SCORES = 3
 
 
 class PointDigest(NamedTuple):
@@ -54,6 +55,7 @@ class Digest(NamedTuple):
     latency: Histogram | None
     ttft: Histogram | None
     answers: list[Distribution]
+    numbers: dict[str, Histogram]
     causes: list[Cause]
     causes_beyond: int
     timeline: Timeline | None
@@ -100,6 +102,7 @@ def digest(folder: Folder, rows: int = 200) -> Digest:
             notes.append(_no_prompts(missing, len(found)))
         if words := _substitutes(results, columns).words():
             notes.append(f"{words}.")
+        numeric = [s.column for s in (scores.scores if scores else []) if not s.is_share and s.column in names]
         causes, beyond = breakdown.causes(results)
         over_time = timeline.timeline(_lines(folder.telemetry))
         return Digest(
@@ -116,6 +119,7 @@ def digest(folder: Folder, rows: int = 200) -> Digest:
             latency=breakdown.histogram(results, "latency_s"),
             ttft=breakdown.histogram(results, "ttft_s"),
             answers=breakdown.answers(results),
+            numbers=breakdown.numbers(results, per_row, numeric[:_NUMERIC_SCORES]),
             causes=causes,
             causes_beyond=beyond,
             timeline=over_time,

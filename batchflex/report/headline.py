@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ..core import BAD, STATUSES, aligned, count, duration, money, one_line, seconds_between
+from ..core import BAD, STATUSES, aligned, clipped, count, duration, money, one_line, seconds_between
 from .digest import Digest, PointDigest
-from .score_section import Interval, ScoreSpec
+from .score_section import Interval, ScoreSpec, Versus
 
-_METHODS = {"wilson": "Wilson", "bootstrap": "bootstrap by item"}
+_METHODS = {
+    "wilson": "Wilson", "bootstrap": "bootstrap by item", "cluster-wilson": "Wilson, clustered", "cluster-t": "t, clustered",
+}  # fmt: skip
+_BOUNDARIES = re.compile(r"[^/\-_:\s]+|[/\-_:\s]")
+_LONGEST_VALUE = 28
 _TABLE_POINTS = 30
 
 
@@ -101,16 +106,48 @@ def name_of(digest: Digest, point: PointDigest) -> str:
     names = varying(digest)
     if not names:
         return "all rows"
-    if len(names) == 1:
-        return short_name_of(digest, point)
     values = dict(zip(digest.variables, point.values, strict=True))
+    if len(names) == 1:
+        return values[names[0]] or "(none)"
     return ", ".join(f"{name} = {values[name] or '(none)'}" for name in names)
 
 
 def short_name_of(digest: Digest, point: PointDigest) -> str:
-    """``shown · 0.7``: as :func:`name_of`, without the names of the variables."""
-    values = dict(zip(digest.variables, point.values, strict=True))
-    return " · ".join(values[name] or "(none)" for name in varying(digest)) or "all rows"
+    """``shown · 0.7``: as :func:`name_of`, without the names of the variables and what their values have in common."""
+    values, short = dict(zip(digest.variables, point.values, strict=True)), short_values(digest)
+    return " · ".join(names.get(values[name], values[name]) for name, names in short.items()) or "all rows"
+
+
+def short_values(digest: Digest) -> dict[str, dict[str, str]]:
+    """For each variable that differs between points its values as charts name them: without what all of them begin or end with,
+    and not too long."""
+    return {name: _shortened(digest.variables[name]) for name in varying(digest)}
+
+
+def _shortened(values: Sequence[str]) -> dict[str, str]:
+    texts = [value for value in values if value]
+    plain = {value: clipped(one_line(value), _LONGEST_VALUE) if value else "(none)" for value in values}
+    if len(texts) > 1 and not any(_is_number(text) for text in texts):
+        words = [_BOUNDARIES.findall(text) for text in texts]
+        begin, end = _common(words), _common([each[::-1] for each in words])
+        kept = ["".join(each[begin : len(each) - end]).strip("/-_: ") for each in words]
+        if all(len(each) > begin + end for each in words) and all(kept):
+            plain |= {text: clipped(one_line(short), _LONGEST_VALUE) for text, short in zip(texts, kept, strict=True)}
+    return plain if len({*plain.values()}) == len(plain) else {value: one_line(value) or "(none)" for value in values}
+
+
+def _common(words: Sequence[Sequence[str]]) -> int:
+    """How many words all begin with."""
+    least = min(map(len, words))
+    return next((at for at in range(least) if len({each[at] for each in words}) > 1), least)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def varying(digest: Digest) -> list[str]:
@@ -150,7 +187,9 @@ def headline(digest: Digest) -> tuple[str, str]:
 
 
 def _rivals(digest: Digest, spec: ScoreSpec, ranked: Sequence[PointDigest]) -> str:
-    """Whether the order may be chance, judging by overlapping intervals."""
+    """Whether the order may be chance: by tests item by item, corrected for how many there are, or by overlapping intervals."""
+    if spec.comparison is not None and spec.comparison.chosen == "best" and digest.scores is not None:
+        return _tested(digest, spec, ranked, spec.comparison.family)
     low = ranked[0].scores[spec.name].low
     if low is None:
         return ""
@@ -161,6 +200,41 @@ def _rivals(digest: Digest, spec: ScoreSpec, ranked: Sequence[PointDigest]) -> s
         return "All other points' intervals reach into this one: the order may be chance."
     some = ", ".join(name_of(digest, p) for p in near[:3]) + (f" and {len(near) - 3} more" if len(near) > 3 else "")
     return f"Its interval overlaps with that of {some}: there the order may be chance."
+
+
+def _tested(digest: Digest, spec: ScoreSpec, ranked: Sequence[PointDigest], family: int) -> str:
+    at_most = 1 - (digest.scores.level if digest.scores else 0.95)
+    known = [(point, point.scores[spec.name].versus) for point in ranked[1:]]
+    near = [point for point, versus in known if versus is None or versus.p_holm is None or versus.p_holm > at_most]
+    tests = f"item by item, p corrected for {count(family, 'comparison')}"
+    if not near:
+        return f"All others are lower ({tests}: below {at_most:.2g})."
+    if len(near) == len(ranked) - 1:
+        return f"No other is surely lower ({tests}): the order may be chance."
+    some = ", ".join(name_of(digest, p) for p in near[:3]) + (f" and {len(near) - 3} more" if len(near) > 3 else "")
+    return f"Not surely lower ({tests}): {some}; there the order may be chance."
+
+
+def p_text(p: float | None) -> str:
+    return "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def difference(spec: ScoreSpec, found: Versus | None) -> str:
+    """``-3.1 (-5.0 to -1.2)``: percentage points of a share."""
+    if found is None or found.difference is None:
+        return "–"
+
+    def shown(number: float, sign: str = "") -> str:
+        return (
+            f"{100 * number:{sign}.1f}"
+            if spec.is_share
+            else f"{number:{sign}.3f}"
+            if abs(number) < 100
+            else f"{number:{sign},.1f}"
+        )
+
+    said = shown(found.difference, "+")
+    return said if found.low is None or found.high is None else f"{said} ({shown(found.low)} to {shown(found.high)})"
 
 
 def _unscored(digest: Digest) -> tuple[str, str]:

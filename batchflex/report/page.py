@@ -18,7 +18,7 @@ from ..core import STATUSES, __version__, duration, money, printable
 from . import canvas, headline
 from .digest import Digest
 from .sample_rows import KINDS, Row, shortened, shown
-from .sections import Table, chapters
+from .sections import Table, chapters, without_empty
 from .vega import libraries
 
 _FILES = Path(__file__).parent / "assets"
@@ -32,6 +32,9 @@ def render(digest: Digest, now: datetime.datetime) -> str:
     shown_sections = chapters(digest)
     data = {
         "config": canvas.config(),
+        "palette": canvas.PALETTE,
+        "alone": {"font": [canvas.FONT, canvas.PLAIN_FONT], "width": canvas.ALONE_WIDTH},
+        "name": digest.name,
         "charts": {f.id: f.spec for s in shown_sections for f in s.figures},
         "rows": _rows(digest),
     }
@@ -149,6 +152,7 @@ def _rows(digest: Digest) -> dict[str, Any]:
     names = {s.name: s.column for s in digest.specs}
     about: dict[str, Any] = {
         "variables": [[name, values] for name, values in digest.variables.items()],
+        "short": headline.short_values(digest),
         "kinds": [
             [kind, words, n, digest.totals[kind]]
             for kind, words in KINDS.items()
@@ -211,4 +215,5 @@ def _runs(digest: Digest) -> Table | None:
         for run in digest.runs
     ]  # fmt: skip
     head = ["began (UTC)", "ended", "requests", "retries", "rate-limited", "tokens", "cost"]
-    return Table(f"The last {len(rows)} runs" if len(rows) > 1 else "The run", head, rows, (2, 3, 4, 5, 6))
+    title = f"The last {len(rows)} runs" if len(rows) > 1 else "The run"
+    return without_empty(Table(title, head, rows, (2, 3, 4, 5, 6)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import importlib.util
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,6 +37,48 @@ def is_current(folder: Folder) -> bool:
         return False
 
 
+def write_charts(digest: Digest, to: Path) -> list[Path]:
+    """Write each chart of the report as SVG and PNG into the folder ``to``, which is made if it is not there; they are named by
+    section and title.
+
+    :raises MissingExtra: if the libraries for charts are not installed.
+    :raises FolderError: if there is no place for the folder.
+    :raises StorageError: if a file cannot be written.
+    """
+    _require_libraries()
+    from . import canvas, sections, vega
+
+    if to.exists() and not to.is_dir():
+        raise FolderError(f"{to} is a file; name a folder for the charts")
+    if not to.parent.is_dir():
+        raise FolderError(f"there is no folder {to.parent} to make the folder {to.name} in")
+    written: list[Path] = []
+    with storing(to):
+        to.mkdir(exist_ok=True)
+    for section in sections.chapters(digest):
+        for figure in section.figures:
+            drawn = vega.svg(canvas.alone(figure.spec))
+            name = _file_name(f"{section.key}-{figure.title}" if figure.title else section.key)
+            name = name if not any(path.stem == name for path in written) else f"{name}-{figure.id}"
+            for path, content in ((to / f"{name}.svg", drawn.encode()), (to / f"{name}.png", vega.png(drawn))):
+                with storing(path), replaced(path) as stream:
+                    stream.write(content)
+                written.append(path)
+    return written
+
+
+def _file_name(title: str) -> str:
+    return re.sub(r"[^\w.]+", "-", title).strip("-")[:80]
+
+
+def _require_libraries() -> None:
+    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise MissingExtra(
+            "the report's charts need packages that are not installed; install them with: pip install 'batchflex[report]'"
+        )
+
+
 def write(folder: Folder, digest: Digest | None = None, path: Path | None = None) -> Written:
     """Write the page atomically, by default as ``report.html`` in the folder.
 
@@ -43,11 +86,7 @@ def write(folder: Folder, digest: Digest | None = None, path: Path | None = None
     :raises FolderError: if there is no run in the folder, or no folder to write into.
     :raises StorageError: if it cannot be written.
     """
-    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
-        raise MissingExtra(
-            "the report's charts need packages that are not installed; install them with: pip install 'batchflex[report]'"
-        )
+    _require_libraries()
     from . import page
 
     path = path or folder.report

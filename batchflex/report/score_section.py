@@ -31,8 +31,44 @@ class Labels(msgspec.Struct, frozen=True):
     macro_f1: float | None = None
 
 
+class Versus(msgspec.Struct, frozen=True):
+    """The difference of a sweep point from the reference of its score, with p-values as they are and corrected."""
+
+    items: int = 0
+    difference: float | None = None
+    low: float | None = None
+    high: float | None = None
+    p_value: float | None = None
+    p_holm: float | None = None
+    p_bh: float | None = None
+    method: str | None = None
+    detectable: float | None = None
+
+
+class Agreement(msgspec.Struct, frozen=True):
+    """Of the samples of an item: the share of equal pairs, and Krippendorff's alpha with its interval."""
+
+    share: float | None = None
+    alpha: float | None = None
+    alpha_low: float | None = None
+    alpha_high: float | None = None
+
+
+class Compared(msgspec.Struct, frozen=True, rename={"chosen": "with"}):
+    """With which point the others are compared: the ``best`` or the ``baseline``; its number; and for how many comparisons
+    p-values are corrected."""
+
+    chosen: str
+    point: int
+    family: int
+
+
 class Score(Interval, frozen=True):
-    """One score at one sweep point."""
+    """One score at one sweep point. ``clusters`` are as many as its standard error is of."""
+
+    clusters: int = 0
+    versus: Versus | None = None
+    agreement: Agreement | None = None
 
     pass_at: dict[str, Interval] | None = None
     majority: Interval | None = None
@@ -48,6 +84,8 @@ class ScoreSpec(msgspec.Struct, frozen=True):
     is_share: bool = False
     expected: str | None = None
     answer: str | None = None
+    cluster: str | None = None
+    comparison: Compared | None = None
 
     @property
     def column(self) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from ..core import duration, money
+from ..core import count, duration, money
 from . import charts, headline, speed
 from .digest import Digest, PointDigest
 from .score_section import Interval, Labels, Score, ScoreSpec
@@ -37,6 +38,15 @@ class Table(NamedTuple):
     folded: bool = False
 
 
+def without_empty(table: Table) -> Table:
+    """The table without the columns that have nothing in any row, but for the first."""
+    kept = [at for at in range(len(table.head)) if not at or any(row[at] not in ("", "–") for row in table.rows)]
+    numeric = tuple(new for new, at in enumerate(kept) if at in table.numeric)
+    return table._replace(
+        head=[table.head[at] for at in kept], rows=[[row[at] for at in kept] for row in table.rows], numeric=numeric
+    )
+
+
 class Section(NamedTuple):
     """``three_from`` is the number of figures from which three are shown side by side."""
 
@@ -59,12 +69,15 @@ def chapters(digest: Digest) -> list[Section]:
     if not digest.whole.rows:
         return []
     made = [
-        _scores(digest), _heat(digest), _trade(digest), _labels(digest), _answers(digest), _failures(digest), _speed(digest),
-        _time(digest), _tokens(digest),
+        _scores(digest), _heat(digest), _trade(digest), _labels(digest), _answers(digest), _histograms(digest),
+        _failures(digest), _speed(digest), _time(digest), _tokens(digest),
     ]  # fmt: skip
     numbers = itertools.count(1)
     return [
-        section._replace(figures=[figure._replace(id=f"f{next(numbers)}") for figure in section.figures])
+        section._replace(
+            figures=[figure._replace(id=f"f{next(numbers)}") for figure in section.figures],
+            tables=tuple(without_empty(table) for table in section.tables),
+        )
         for section in made
         if section is not None and (section.figures or section.tables)
     ]
@@ -84,6 +97,8 @@ def _scores(digest: Digest) -> Section | None:
     level = f"{100 * digest.scores.level:g} %"
     methods = sorted({headline.method(s) for p in digest.points for s in p.scores.values() if s.method})
     lead = f"Dots are means, lines their {level} intervals ({', '.join(methods)})." if methods else "Dots are means."
+    clustered = dict.fromkeys(spec.cluster for spec in specs if spec.cluster)
+    lead += f" Clustered by {', '.join(clustered)}." if clustered else ""
     beyond = len(digest.points) - charts.POINTS
     if beyond > 0:
         lead += f" The {charts.POINTS} points that score highest are drawn; all are in the table."
@@ -94,7 +109,7 @@ def _scores(digest: Digest) -> Section | None:
     else:
         figures = [Figure(charts.scores(digest, s), s.name, _kind(s)) for s in specs[:8] if headline.best(digest, s)]
     title = "Scores by sweep point" if len(digest.points) > 1 else "Scores"
-    return Section("scores", title, lead, figures, (_numbers(digest, specs),))
+    return Section("scores", title, lead, figures, (_numbers(digest, specs), *_compared(digest, specs)))
 
 
 def _kind(spec: ScoreSpec) -> str:
@@ -105,7 +120,8 @@ def _kind(spec: ScoreSpec) -> str:
 def _numbers(digest: Digest, specs: list[ScoreSpec]) -> Table:
     """A table of all points; of each score that has them pass@k, majority vote and agreement, too."""
     points, several = digest.points[:_TABLE_ROWS], len(digest.points) > 1
-    columns = [("sweep point" if several else "", [headline.name_of(digest, point) for point in points])]
+    columns = _values(digest, points) if several else [("", ["all rows"])]
+    named = len(columns)
     scores = {spec.name: [point.scores.get(spec.name, Score()) for point in points] for spec in specs}
     columns += [(spec.name, [headline.cell(spec, score) for score in scores[spec.name]]) for spec in specs]
     for spec in specs:
@@ -117,6 +133,8 @@ def _numbers(digest: Digest, specs: list[ScoreSpec]) -> Table:
         if any(score.kappa is not None for score in found):
             kappas = ["–" if score.kappa is None else f"{score.kappa:.2f}" for score in found]
             columns.append((f"{name}Fleiss' κ", kappas))
+        if any(score.agreement for score in found):
+            columns.append((f"{name}Krippendorff's α", [_alpha(score) for score in found]))
     figures = [point.figures for point in points]
     columns.append(("rows", [f"{f.rows:,}" for f in figures]))
     columns.append(
@@ -130,11 +148,49 @@ def _numbers(digest: Digest, specs: list[ScoreSpec]) -> Table:
     rows = [list(row) for row in zip(*cells, strict=True)]
     beyond = len(digest.points) > _TABLE_ROWS
     title = "In figures" + (f": the first {_TABLE_ROWS} of {len(digest.points):,} sweep points" if beyond else "")
-    return Table(title, list(head), rows, tuple(range(1, len(head))), folded=len(rows) > 12)
+    return Table(title, list(head), rows, tuple(range(named, len(head))), folded=len(rows) > 12)
+
+
+def _values(digest: Digest, points: Sequence[PointDigest]) -> list[tuple[str, list[str]]]:
+    """A column for each variable that differs between points."""
+    at = {name: number for number, name in enumerate(digest.variables)}
+    names = headline.varying(digest) or list(digest.variables)[:1]
+    return [(name, [point.values[at[name]] or "(none)" for point in points]) for name in names]
+
+
+def _compared(digest: Digest, specs: list[ScoreSpec]) -> Iterator[Table]:
+    """For each score how the other points differ from the best or the baseline."""
+    for spec in specs:
+        of = [(point, found) for point in digest.points if (found := point.scores.get(spec.name, Score()).versus)]
+        if spec.comparison is None or not of:
+            continue
+        shown = sorted(of, key=lambda pair: -(pair[1].difference or 0.0))[:_TABLE_ROWS]
+        values = _values(digest, [point for point, _ in shown])
+        rows = [
+            [*(cells[at] for _, cells in values), headline.difference(spec, found), f"{found.items:,}",
+             *(headline.p_text(p) for p in (found.p_value, found.p_holm, found.p_bh)),
+             "–" if found.detectable is None else headline.value(spec, found.detectable)]
+            for at, (_, found) in enumerate(shown)
+        ]  # fmt: skip
+        which = "the highest" if spec.comparison.chosen == "best" else "the baseline"
+        title = f"{spec.name}, less that of {which}; p corrected for {count(spec.comparison.family, 'comparison')}"
+        unit = "difference, points" if spec.is_share else "difference"
+        figures = [unit, "items", "p", "p (Holm)", "p (Benjamini–Hochberg)", "detectable"]
+        head = [*(name for name, _ in values), *figures]
+        yield Table(title, head, rows, tuple(range(len(values), len(head))), folded=len(rows) > 12 or len(specs) > 1)
 
 
 def _mean(spec: ScoreSpec, interval: Interval | None) -> str:
     return headline.value(spec, None if interval is None else interval.mean)
+
+
+def _alpha(score: Score) -> str:
+    found = score.agreement
+    if found is None or found.alpha is None:
+        return "–"
+    if found.alpha_low is None or found.alpha_high is None:
+        return f"{found.alpha:.2f}"
+    return f"{found.alpha:.2f} ({found.alpha_low:.2f} to {found.alpha_high:.2f})"
 
 
 def _heat(digest: Digest) -> Section | None:
@@ -211,6 +267,16 @@ def _answers(digest: Digest) -> Section | None:
         return None
     figures = [Figure(charts.answers(found), found.what) for found in digest.answers]
     return Section("answers", "Answers", "How often each value was answered, over all rows.", figures)
+
+
+def _histograms(digest: Digest) -> Section | None:
+    if not digest.numbers:
+        return None
+    figures = [
+        Figure(speed.histogram(found, name, name, headline.figure), name) for name, found in digest.numbers.items()
+    ]
+    lead = "How the numbers in the answers, and scores that are numbers, are distributed, over all rows."
+    return Section("numbers", "Numbers", lead, figures)
 
 
 def _failures(digest: Digest) -> Section | None:

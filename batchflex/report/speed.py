@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import altair as alt
@@ -15,27 +16,29 @@ from .digest import Digest
 from .timeline import Timeline
 
 
-def histogram(found: Histogram) -> Spec:
-    """A histogram of how long answers took, with the median and the 95th percentile marked."""
+def histogram(
+    found: Histogram, unit: str = "seconds", tooltip: str = "took", text: Callable[[float], str] = duration
+) -> Spec:
+    """A histogram, of how long answers took or of other numbers, with the median and the 95th percentile marked."""
     rows = [
-        {"begin": low, "end": high, "rows": n, "span": f"{duration(low)} to {duration(high)}"}
+        {"begin": low, "end": high, "rows": n, "span": f"{text(low)} to {text(high)}"}
         for low, high, n in zip(found.edges, found.edges[1:], found.counts, strict=False)
     ]
     low, high = found.edges[0], found.edges[-1]
     scale = alt.Scale(type="log" if found.is_log else "linear", domain=[low, high], nice=False, zero=False)
-    unit = "seconds, on a log scale" if found.is_log else "seconds"
-    x = alt.X("begin:Q", bin="binned", scale=scale, axis=alt.Axis(title=unit, grid=False, format=",.3~r", tickCount=6))
+    title = f"{unit}, on a log scale" if found.is_log else unit
+    x = alt.X("begin:Q", bin="binned", scale=scale, axis=alt.Axis(title=title, grid=False, format=",.3~r", tickCount=6))
     bars = (
         alt.Chart(data(rows))
         .mark_bar(color=ACCENT, opacity=0.75, binSpacing=1)
         .encode(x=x, x2="end:Q",
                 y=alt.Y("rows:Q", scale=alt.Scale(domain=[0, 1.25 * max(found.counts)]), axis=counts("rows")),
-                tooltip=[alt.Tooltip("span:N", title="took"), alt.Tooltip("rows:Q", format=",")])
+                tooltip=[alt.Tooltip("span:N", title=tooltip), alt.Tooltip("rows:Q", format=",")])
     )  # fmt: skip
     marks = []
     for line, (word, at) in enumerate((("median", found.p50), ("95 %", found.p95))):
         is_left = (at - low) / max(1e-12, high - low) < 0.75
-        mark = alt.Chart(data([{"at": min(at, high), "said": f"{word} {duration(at)}"}])).encode(
+        mark = alt.Chart(data([{"at": min(at, high), "said": f"{word} {text(at)}"}])).encode(
             x=alt.X("at:Q", scale=scale)
         )
         marks.append(mark.mark_rule(color=INK, strokeDash=[3, 3]))
@@ -109,17 +112,24 @@ def tokens(digest: Digest) -> Spec | None:
         cached, reasoning = f.cache_read_input_tokens or 0, f.reasoning_tokens or 0
         prompt, answer = max(0, (f.prompt_tokens or 0) - cached), max(0, (f.completion_tokens or 0) - reasoning)
         rows += [
-            {"name": headline.name_of(digest, point), "part": part, "order": at, "each": n / max(1, f.rows), "sum": n}
+            {
+                "name": headline.name_of(digest, point),
+                "short": headline.short_name_of(digest, point),
+                "part": part,
+                "order": at,
+                "each": n / max(1, f.rows),
+                "sum": n,
+            }
             for at, (part, n) in enumerate(zip(parts, (prompt, cached, reasoning, answer), strict=True))
             if n
         ]
     if not rows:
         return None
     there = [part for part in parts if any(row["part"] == part for row in rows)]
-    order = list(dict.fromkeys(row["name"] for row in rows))
+    order = list(dict.fromkeys(row["short"] for row in rows))
     colours = [SERIES[parts.index(part)] for part in there]
     chart = alt.Chart(data(rows)).mark_bar(height=16, cornerRadius=2).encode(
-        y=alt.Y("name:N", sort=order, axis=name_axis()),
+        y=alt.Y("short:N", sort=order, axis=name_axis()),
         x=alt.X("each:Q", axis=alt.Axis(title="tokens a row", format="~s", tickCount=6)),
         color=alt.Color("part:N", scale=alt.Scale(domain=there, range=colours), legend=alt.Legend(title=None)),
         order=alt.Order("order:Q"),

@@ -8,6 +8,7 @@ import hashlib
 import importlib.metadata
 import os
 from pathlib import Path
+from typing import Any
 
 from ..core import StorageError
 from ..storage import replaced, storing
@@ -18,12 +19,9 @@ _SNIPPET = "window.vegaEmbed = vegaEmbed;"
 @functools.cache
 def libraries() -> str:
     """Vega, Vega-Lite and vega-embed as one script, in the version that the charts are written for."""
-    import altair
     import vl_convert
 
-    there = vl_convert.get_vegalite_versions()
-    wanted = ".".join(altair.SCHEMA_VERSION.lstrip("v").split(".")[:2])
-    version = wanted if wanted in there else there[-1]
+    version = _version()
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "batchflex"
     kept = home / f"vega-lite-{version}-{importlib.metadata.version('vl-convert-python')}.js"
     if (script := _read(kept)) is not None:
@@ -33,6 +31,31 @@ def libraries() -> str:
         kept.parent.mkdir(parents=True, exist_ok=True)
         with storing(kept), replaced(kept) as stream:
             stream.write(f"{_digest(made)}\n{made}".encode())
+    return made
+
+
+def _version() -> str:
+    import altair
+    import vl_convert
+
+    there: list[str] = vl_convert.get_vegalite_versions()
+    wanted = ".".join(altair.SCHEMA_VERSION.lstrip("v").split(".")[:2])
+    return wanted if wanted in there else there[-1]
+
+
+def svg(spec: dict[str, Any]) -> str:
+    """A chart as SVG, with its text as text."""
+    import vl_convert
+
+    made: str = vl_convert.vegalite_to_svg(spec, vl_version=_version())
+    return made
+
+
+def png(drawn: str, scale: float = 2.0) -> bytes:
+    """A chart that is SVG as PNG, with so many pixels for each of its own."""
+    import vl_convert
+
+    made: bytes = vl_convert.svg_to_png(drawn, scale=scale)
     return made
 
 

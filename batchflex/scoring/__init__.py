@@ -11,10 +11,12 @@ if TYPE_CHECKING:
         comparison_sides as comparison_sides,
         functions as functions,
         judge as judge,
+        paper_tables as paper_tables,
+        planning as planning,
         scores_file as scores_file,
         spending as spending,
     )
-    from .comparison import compare as compare
+    from .comparison import agreement_on as agreement_on, compare as compare
     from .data_frames import Scores as Scores
 
 __all__, __getattr__, __dir__ = exports(__name__)

@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from ..core import JobError, frame_of
-from . import spending, stats
+from . import agreement, clusters, extract, many_tests, power, spending, stats
 
 _PREFIX = "score_"
+_ANSWERED = "answered_"
 _TOKENS = ("prompt_tokens", "completion_tokens")
 
 
@@ -32,17 +33,25 @@ def compare(
     item: str = "id",
     show: Sequence[str] = ("content",),
     level: float = stats.LEVEL,
+    cluster: str | None = None,
 ) -> Comparison:
     """Compare two frames, of any kind, with columns ``score_NAME``: A (``one``) and B (``two``).
 
     Each score that both have is compared over the items (the values of the column ``item``) that have it on both sides.
-    ``told`` has ``level``, ``items`` (on both sides), ``only_a``, ``only_b``, ``a`` and ``b`` (``rows``, tokens, ``cost`` and
-    median ``latency_s`` of each side), and ``scores``, of each its ``name``, ``items``, the means ``a`` and ``b``,
-    ``difference`` (B minus A) with ``low`` and ``high``, ``p_value`` with its ``method`` (``mcnemar-exact``, ``mcnemar`` or
-    ``bootstrap``), ``wins``, ``losses`` and ``ties``. ``flips`` has ``score``, ``item``, ``a``, ``b`` and, of the columns of
-    ``show`` that there are, the values of each side (``content_a``, ``content_b``); the largest changes come first.
+    ``cluster`` is a column of either frame whose values items have in common that are not independent of each other, such as the
+    questions of one passage; an item where it is null is one by itself.
 
-    :raises JobError: if the two have no score or no item in common, or lack the column ``item``.
+    ``told`` has ``level``, ``cluster``, ``items`` (on both sides), ``only_a``, ``only_b``, ``a`` and ``b`` (``rows``, tokens,
+    ``cost`` and median ``latency_s`` of each side), and ``scores``, of each its ``name``, ``items``, the means ``a`` and ``b``,
+    ``difference`` (B minus A) with ``low`` and ``high``, its standard error ``se`` with ``df`` degrees of freedom, ``clusters``,
+    ``p_value`` with its ``method`` (``mcnemar-exact``, ``mcnemar``, ``paired-t`` or ``cluster-t``), ``detectable`` (the smallest
+    difference that so many items find four times of five), ``wins``, ``losses`` and ``ties``, ``p_holm`` and ``p_bh`` (corrected
+    for as many scores as there are), and ``agreement`` (``on``, ``rows``, ``share`` and Cohen's ``kappa`` with the ends of their
+    intervals), where both frames have a column ``answered_NAME`` with the label that was answered, or else right and wrong.
+    ``flips`` has ``score``, ``item``, ``a``, ``b`` and, of the columns of ``show`` that there are, the values of each side
+    (``content_a``, ``content_b``); the largest changes come first.
+
+    :raises JobError: if the two have no score or no item in common, or lack the column ``item`` or ``cluster``.
     """
     like = frame_of(one, "compare()")
     one, two = like.rows, frame_of(two, "compare()").rows
@@ -50,6 +59,8 @@ def compare(
         if item not in frame.columns:
             known = ", ".join(frame.columns)
             raise JobError(f"{side} has no column {item!r} to pair items by; its columns are: {known}")
+    if cluster is not None and cluster not in {*one.columns, *two.columns}:
+        raise JobError(f"there is no column {cluster!r} to cluster by; the columns are: {', '.join(one.columns)}")
     names = [name.removeprefix(_PREFIX) for name in one.columns if name.startswith(_PREFIX) and name in two.columns]
     if not names:
         raise JobError("the two have no score in common: score both in the same way first")
@@ -59,14 +70,23 @@ def compare(
     both = a.join(b, on="item", how="inner", suffix="_b", maintain_order="left")
     if not both.height:
         raise JobError(f"the two have no {item} in common: there is nothing to pair")
+    cluster_of = None if cluster is None else _clusters(one if cluster in one.columns else two, item, cluster)
+    if cluster_of is not None:
+        both = both.join(cluster_of, on="item", how="left", maintain_order="left")
     scores, flips = [], []
     for name in names:
         single = (pl.col(f"n_{name}") <= 1) & (pl.col(f"n_{name}_b") <= 1)
-        pairs = both.select("item", a=pl.col(name), b=pl.col(f"{name}_b"), single=single).drop_nulls()
-        scores.append({"name": name, **_compared(pairs, level)})
+        own = [] if cluster_of is None else ["cluster"]
+        pairs = both.select("item", *own, a=pl.col(name), b=pl.col(f"{name}_b"), single=single).drop_nulls()
+        scores.append({"name": name, **compared(pairs, level)})
         flips.append(_flipped(pairs, name))
+    p_values = [score["p_value"] for score in scores]
+    adjusted = zip(scores, names, many_tests.holm(p_values), many_tests.benjamini_hochberg(p_values), strict=True)
+    for score, name, p_holm, p_bh in adjusted:
+        score |= {"p_holm": p_holm, "p_bh": p_bh, "agreement": _agreement(one, two, item, name, cluster_of, level)}
     counts = {"items": both.height, "only_a": a.height - both.height, "only_b": b.height - both.height}
-    results = {"level": level, **counts, "a": _measured(one), "b": _measured(two), "scores": scores}
+    sides = {"a": _measured(one), "b": _measured(two)}
+    results = {"level": level, "cluster": cluster, **counts, **sides, "scores": scores}
     return Comparison(results, like.alike(_with_answers(pl.concat(flips), one, two, item, show)))
 
 
@@ -78,20 +98,92 @@ def _by_item(frame: pl.DataFrame, item: str, names: Sequence[str]) -> pl.DataFra
     return frame.lazy().group_by(pl.col(item).alias("item"), maintain_order=True).agg(means + counts).collect()
 
 
-def _compared(pairs: pl.DataFrame, level: float) -> dict[str, Any]:
+def _clusters(frame: pl.DataFrame, item: str, cluster: str) -> pl.DataFrame:
+    """``item`` and its ``cluster``, a hash: that of its first row; of one without a cluster its own."""
+    own = pl.DataFrame([frame[item].alias("item"), extract.as_texts(frame[cluster]).alias("cluster")])
+    named = pl.when(pl.col("cluster").is_null()).then(pl.col("item").hash(1)).otherwise(pl.col("cluster").hash(0))
+    return own.with_columns(cluster=named).unique("item", keep="first", maintain_order=True)
+
+
+def compared(pairs: pl.DataFrame, level: float) -> dict[str, Any]:
+    """The difference of two sides over pairs: ``item``, ``a``, ``b``, whether each is a ``single`` row on both sides, and maybe
+    ``cluster``. McNemar's test for right and wrong with one row an item, else a t-test, over clusters if there are any."""
     if not pairs.height:
-        nothing = dict.fromkeys(["a", "b", "difference", "low", "high", "p_value", "method"])
-        return {"items": 0, **nothing, "wins": 0, "losses": 0, "ties": 0}
+        nothing = dict.fromkeys(["a", "b", "difference", "low", "high", "se", "df"])
+        none = {"clusters": 0, "p_value": None, "method": None, "detectable": None}
+        return {"items": 0, **nothing, **none, "wins": 0, "losses": 0, "ties": 0}
     a, b = pairs["a"], pairs["b"]
     wins, losses = int((b > a).sum()), int((b < a).sum())
-    found = stats.paired_difference((b - a).to_numpy(), level)
-    p_value, method = found.p_value, "bootstrap" if found.p_value is not None else None
-    if bool(pairs["single"].all()) and all(bool(((side == 0) | (side == 1)).all()) for side in (a, b)):
+    has_clusters = "cluster" in pairs.columns
+    own = pairs["cluster"].to_numpy() if has_clusters else None
+    found = clusters.paired_difference((b - a).to_numpy(), own, level)
+    p_value, method = found.p_value, "cluster-t" if has_clusters else "paired-t"
+    is_share = bool(pairs["single"].all()) and all(bool(((side == 0) | (side == 1)).all()) for side in (a, b))
+    if is_share and not has_clusters:
         p_value, method = stats.mcnemar(losses, wins)
     low, high = found.interval or (None, None)
+    if low is not None and high is not None and all(bool(side.is_between(0, 1).all()) for side in (a, b)):
+        low, high = max(-1.0, low), min(1.0, high)  # with very few clusters t's interval is wider than what is possible
     return {
         "items": pairs.height, "a": a.mean(), "b": b.mean(), "difference": found.mean, "low": low, "high": high,
-        "p_value": p_value, "method": method, "wins": wins, "losses": losses, "ties": pairs.height - wins - losses,
+        "se": found.se, "df": found.df, "clusters": found.clusters, "p_value": p_value,
+        "method": None if p_value is None else method, "detectable": power.detectable_from_se(found.se, level=level),
+        "wins": wins, "losses": losses, "ties": pairs.height - wins - losses,
+    }  # fmt: skip
+
+
+def agreement_on(
+    one: pl.DataFrame,
+    two: pl.DataFrame,
+    columns: Sequence[str],
+    *,
+    item: str = "id",
+    level: float = stats.LEVEL,
+    cluster: str | None = None,
+) -> dict[str, Any]:
+    """How far two frames have the same values of ``columns`` for the same items, row by row: ``level``, ``cluster``, and
+    ``agreement``, of each column as in :func:`compare`. Rows where either side has none are left out."""
+    cluster_of = None if cluster is None else _clusters(one if cluster in one.columns else two, item, cluster)
+    found = [(name, _agreement_of(one, two, item, name, cluster_of, level)) for name in columns]
+    return {"level": level, "cluster": cluster, "agreement": [{"on": name, **each} for name, each in found if each]}
+
+
+def _agreement(
+    one: pl.DataFrame, two: pl.DataFrame, item: str, name: str, cluster_of: pl.DataFrame | None, level: float
+) -> dict[str, Any] | None:
+    column, on = f"{_ANSWERED}{name}", "answer"
+    if not (column in one.columns and column in two.columns):
+        column, on = f"{_PREFIX}{name}", "score"
+        values = pl.concat([frame[column].cast(pl.Float64).drop_nulls() for frame in (one, two)])
+        if not bool(((values == 0) | (values == 1)).all()):
+            return None
+    found = _agreement_of(one, two, item, column, cluster_of, level)
+    return None if found is None else {"on": on, **found}
+
+
+def _agreement_of(
+    one: pl.DataFrame, two: pl.DataFrame, item: str, column: str, cluster_of: pl.DataFrame | None, level: float
+) -> dict[str, Any] | None:
+    """How far both sides have the same label, row by row: of several samples the first with the first, and so on."""
+    sides = []
+    for frame in (one, two):
+        labels = extract.as_texts(frame[column]).alias("label")
+        side = pl.DataFrame([frame[item].cast(pl.String).alias("item"), labels])
+        sides.append(side.with_columns(nth=pl.int_range(pl.len()).over("item")).drop_nulls())
+    pairs = sides[0].join(sides[1], on=["item", "nth"], suffix="_b", maintain_order="left")
+    if cluster_of is not None:
+        cluster_of = cluster_of.with_columns(pl.col("item").cast(pl.String))
+        pairs = pairs.join(cluster_of, on="item", how="left", maintain_order="left")
+    own = pairs["item"].hash(1) if cluster_of is None else pairs["cluster"]
+    first, second = (pairs[each].hash(0).to_numpy() for each in ("label", "label_b"))
+    found = agreement.cohen(first, second, own.to_numpy(), level)
+    if found is None:
+        return None
+    low, high = found.share_interval or (None, None)
+    kappa_low, kappa_high = found.interval or (None, None)
+    return {
+        "rows": found.rows, "share": found.share, "low": low, "high": high,
+        "kappa": found.coefficient, "kappa_low": kappa_low, "kappa_high": kappa_high,
     }  # fmt: skip
 
 

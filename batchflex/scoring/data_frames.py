@@ -9,7 +9,7 @@ import polars as pl
 
 from ..config import ScoreLike, ScoreSection, specs_of
 from ..core import JobError, frame_of
-from . import functions, scorers, stats, summary
+from . import functions, scorers, stats, summary, sweep_comparison
 from .ledger import Ledger, Score
 
 Scores = Sequence[ScoreLike] | Mapping[str, Mapping[str, Any]] | ScoreLike
@@ -49,6 +49,8 @@ def summarise(
     by: Sequence[str] = (),
     item: str | None = "id",
     level: float = stats.LEVEL,
+    cluster: str | None = None,
+    baseline: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """A summary of the scores of a frame of any kind: the fields ``level``, ``rows``, ``scores`` and ``points`` of
     ``scores.json`` (CONTRACT.md).
@@ -58,6 +60,10 @@ def summarise(
     the samples of one item have in common; with ``None``, or a column that does not exist, each row is an item. ``level`` is
     that of the intervals.
 
+    ``cluster`` is a column whose values rows have in common that are not independent of each other (the questions of one
+    passage), ``baseline`` the values of ``by`` of the point that the others are compared with (the one that scores highest); both
+    for those scores that do not say so themselves.
+
     :raises JobError: as :func:`score`, and if there is nothing to summarise.
     """
     frame = frame_of(frame, "summarise()").rows
@@ -65,8 +71,14 @@ def summarise(
         raise JobError(
             f"there is no column {missing[0]!r} to summarise by; the columns are: {', '.join(frame.columns)}"
         )
+    if cluster is not None and cluster not in frame.columns:
+        raise JobError(f"there is no column {cluster!r} to cluster by; the columns are: {', '.join(frame.columns)}")
     if not 0 < level < 1:
         raise JobError(f"level must be between 0 and 1, such as 0.95; found {level!r}")
+    if baseline is not None and not sweep_comparison.fitting(frame.select(by).unique().to_dicts(), baseline):
+        raise JobError(
+            f"no row has the values of the baseline: {dict(baseline)!r:.200}; name values of {', '.join(by) or 'by'}"
+        )
     if scores is not None:
         specs = specs_of(scores)
         known = [Score.of(spec) for spec in specs]
@@ -77,6 +89,12 @@ def summarise(
         found = {name: scorers.Scored(frame[_PREFIX + name].cast(pl.Float64)) for name in names}
     if not known:
         raise JobError("there are no scores: give some, or a frame with columns score_NAME")
+    known = [
+        each._replace(
+            cluster=each.cluster or cluster, baseline=each.baseline if each.baseline is not None else baseline
+        )
+        for each in known
+    ]
     ledger = Ledger(known, by, item if item in frame.columns else None)
     ledger.add(frame, found)
     return summary.summarise(ledger, level=level)

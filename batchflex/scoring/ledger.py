@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import polars as pl
 
 from ..config import ScoreSection
-from ..core import STATUSES
+from ..core import STATUSES, JobError
 from ..storage import is_substitute
-from . import spending
+from . import extract, spending
 from .scorers import Scored
 
 MEASURES: dict[str, pl.DataType | type[pl.DataType]] = {
@@ -38,6 +38,8 @@ class Score(NamedTuple):
     expected: str | None = None
     answer: str | None = None
     is_labelling: bool = False
+    cluster: str | None = None
+    baseline: Mapping[str, Any] | None = None
 
     @property
     def column(self) -> str:
@@ -46,7 +48,8 @@ class Score(NamedTuple):
     @classmethod
     def of(cls, spec: ScoreSection) -> Score:
         answer = None if spec.is_function or spec.kind == "judge" else spec.answer_column
-        return cls(spec.name, spec.kind, spec.is_share, spec.expected, answer, spec.is_labelling)
+        facts = (spec.name, spec.kind, spec.is_share, spec.expected, answer, spec.is_labelling)
+        return cls(*facts, spec.cluster, spec.baseline)
 
 
 class Ledger:
@@ -60,6 +63,7 @@ class Ledger:
         self._blocks: list[pl.DataFrame] = []
         self._labels: dict[str, set[str]] = {}  # those expected so far
         self._unlabelled: set[str] = set()
+        self._unclustered: dict[str, bool] = {}  # whether a column of clusters has had no value so far
 
     def add(self, frame: pl.DataFrame, scored: Mapping[str, Scored]) -> None:
         """Add the rows of a block, with their scores by name."""
@@ -69,6 +73,11 @@ class Ledger:
             pl.int_range(begin, end, dtype=pl.UInt64, eager=True) if self._item is None else frame[self._item].hash(0)
         )
         columns = [item.alias("item"), *(frame[name] for name in self.by)]
+        for name in dict.fromkeys(score.cluster for score in self.scores):
+            if name is not None:
+                values = extract.texts(frame, name)
+                self._unclustered[name] = self._unclustered.get(name, True) and values.null_count() == frame.height
+                columns.append(_clusters(values, item).alias(f"c_{name}"))
         numbers = [name for name, kind in frame.schema.items() if kind.is_numeric()]
         columns += [
             frame.select(spending.of(name, numbers)).to_series().cast(kind, strict=False).alias(f"m_{name}")
@@ -96,8 +105,15 @@ class Ledger:
         return name not in self._unlabelled
 
     def frame(self) -> pl.DataFrame:
-        """All rows: ``item`` (a hash), the columns of ``by``, ``m_…`` measures, ``score_…``; for scores that find labels: ``h_…``
-        hash of the answer, ``n_…`` whether there is none, and ``a_…`` and ``e_…``, answered and expected label."""
+        """All rows: ``item`` (a hash), the columns of ``by``, ``c_…`` clusters (hashes), ``m_…`` measures, ``score_…``; for
+        scores that find labels: ``h_…`` hash of the answer, ``n_…`` whether there is none, and ``a_…`` and ``e_…``, answered and
+        expected label.
+
+        :raises JobError: if no row has a value in a column of clusters.
+        """
+        for name, is_empty in self._unclustered.items():
+            if is_empty and self._rows:
+                raise JobError(f"no row has a value in {name!r}, by which scores are to be clustered")
         blocks, self._blocks = self._blocks, []
         return pl.concat(blocks, how="vertical_relaxed") if blocks else pl.DataFrame()
 
@@ -107,6 +123,13 @@ class Ledger:
         if not labels or name in self._unlabelled or len(labels) * _SHARE_OF_LABELS > self._rows:
             return None
         return sorted(labels, key=_by_number_then_text)
+
+
+def _clusters(values: pl.Series, item: pl.Series) -> pl.Series:
+    """The cluster of each row, a hash; where the column is null, the item is one by itself."""
+    known = pl.DataFrame([item.alias("item"), values.hash(2).alias("cluster"), values.is_null().alias("none")])
+    own = pl.when("none").then(pl.col("item").hash(3)).otherwise("cluster")
+    return known.select(own).to_series()
 
 
 def with_substitutes(frame: pl.DataFrame) -> pl.DataFrame:

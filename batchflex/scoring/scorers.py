@@ -45,6 +45,7 @@ def needed(spec: ScoreSection, columns: Collection[str]) -> list[str]:
         names += spec.fields or [] if spec.expected is None and spec.value is None else []
     else:
         names = [spec.answer_column, *([spec.expected] if spec.expected is not None else [])]
+    names += [spec.cluster] if spec.cluster is not None else []
     return list(dict.fromkeys(_column(spec, name, columns) for name in names))
 
 

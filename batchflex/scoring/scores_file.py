@@ -17,11 +17,12 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..config import Job, ScoreSection
+from ..config import Job, ScoreSection, choice
 from ..core import FolderError, JobError, __version__
+from ..plan import points
 from ..results import view
 from ..storage import Folder, ResultsFiles, ScoresFiles, replaced, storing, sweep_columns, table_files
-from . import functions, scorers, spending, summary
+from . import functions, scorers, spending, summary, sweep_comparison
 from .ledger import MEASURES, WHO, Ledger, Score, with_substitutes
 
 _BLOCK_ROWS = 20_000
@@ -87,6 +88,7 @@ class _Scoring:
         self._functions = functions.load(specs)
         self._variables = job.sweep.variables
         self._sweep = sweep_columns(self._variables)
+        self._points = [point.values for point in points(job)]
 
     def begin(self, names: Sequence[str]) -> list[str]:
         """Begin with a table that has these columns; which of them each block is to have.
@@ -94,7 +96,7 @@ class _Scoring:
         :raises JobError: as :func:`make`.
         """
         by = [name for name in self._sweep if name in names]
-        self._ledger = Ledger([Score.of(spec) for spec in self._specs], by, "id")
+        self._ledger = Ledger([_described(spec, self._sweep, self._points) for spec in self._specs], by, "id")
         return _wanted(self._specs, names, [*self._sweep])
 
     def add(self, block: pa.RecordBatch) -> tuple[pl.DataFrame, dict[str, scorers.Scored]]:
@@ -133,6 +135,25 @@ def so_far(
     for block in results.batches(scoring.begin(results.schema.names)):
         scoring.add(block)
     return scoring.summary()
+
+
+def _described(spec: ScoreSection, sweep: Mapping[str, str], swept: Sequence[Mapping[str, Any]]) -> Score:
+    """A score for the ledger, whose sweep points are named by column. ``sweep`` has the variable of each column.
+
+    :raises JobError: if its baseline is not one of the job's sweep points.
+    """
+    score = Score.of(spec)
+    if score.baseline is None:
+        return score
+    if not sweep:
+        raise JobError(f"score '{spec.name}': there is no sweep, so there is no sweep point to be the baseline")
+    columns = {variable: column for column, variable in sweep.items()}
+    if unknown := [name for name in score.baseline if name not in columns]:
+        known = choice(unknown[0], list(columns), "swept are")
+        raise JobError(f"score '{spec.name}', baseline: {unknown[0]!r} is not swept; {known}")
+    if (number := len(sweep_comparison.fitting(swept, score.baseline))) != 1:
+        raise JobError(f"score '{spec.name}': {sweep_comparison.not_one(swept, score.baseline, number)}")
+    return score._replace(baseline={columns[name]: value for name, value in score.baseline.items()})
 
 
 def _write(

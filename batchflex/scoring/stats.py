@@ -22,7 +22,6 @@ Floats = npt.NDArray[np.float64]
 
 LEVEL = 0.95
 RESAMPLES = 2_000
-RESAMPLES_OF_A_TEST = 10_000
 MOST_CLUSTERS = 4_000
 _SEED = 20_240_229
 _BLOCK = 250  # resamples at once: 8 MB of weights
@@ -34,12 +33,13 @@ class Interval(NamedTuple):
     high: float
 
 
-def wilson(successes: float, n: int, level: float = LEVEL) -> Interval:
+def wilson(successes: float, n: float, level: float = LEVEL, critical: float | None = None) -> Interval:
     """Wilson's score interval for a share of ``n`` independent trials, without continuity correction.
 
     E. B. Wilson, J. Am. Stat. Assoc. 22 (1927) 209-212. Never leaves 0..1, and is no point at 0 and ``n`` successes.
+    ``critical`` takes the place of the normal distribution's value for ``level``.
     """
-    z = statistics.NormalDist().inv_cdf((1 + level) / 2)
+    z = statistics.NormalDist().inv_cdf((1 + level) / 2) if critical is None else critical
     share, z2 = successes / n, z * z
     middle = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = z / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
@@ -183,7 +183,7 @@ def _ratio(part: Any, whole: Any) -> float | None:
 
 class Test(NamedTuple):
     p_value: float
-    method: Literal["mcnemar-exact", "mcnemar", "bootstrap"]
+    method: Literal["mcnemar-exact", "mcnemar"]
 
 
 def mcnemar(one: int, two: int) -> Test:
@@ -200,29 +200,6 @@ def mcnemar(one: int, two: int) -> Test:
         return Test(min(1.0, 2 * tail / 2**n), "mcnemar-exact")
     statistic = max(abs(one - two) - 1, 0) ** 2 / n
     return Test(math.erfc(math.sqrt(statistic / 2)), "mcnemar")
-
-
-class Difference(NamedTuple):
-    mean: float
-    interval: Interval | None
-    p_value: float | None
-
-
-def paired_difference(differences: npt.ArrayLike, level: float = LEVEL) -> Difference:
-    """The mean of the differences of two sides, an entry for each item, with a percentile interval and a p-value.
-
-    The p-value is two-sided: how often resamples of the differences, moved so that their mean is 0, are at least as far from
-    0 as the mean that was seen (Efron & Tibshirani 1993, section 16.4); never below 1 / (:data:`RESAMPLES_OF_A_TEST` + 1).
-    With fewer than two items there is neither.
-    """
-    given = np.asarray(differences, np.float64)
-    mean = float(given.mean())
-    sums, counts = _clusters(given, None)
-    if len(sums) < 2:
-        return Difference(mean, None, None)
-    means = _resampled(sums, counts, RESAMPLES_OF_A_TEST)
-    further = np.abs(means - mean) >= abs(mean) - 1e-12
-    return Difference(mean, _percentiles(means, level), float((1 + np.sum(further)) / (1 + len(means))))
 
 
 def ks(samples: int) -> Sequence[int]:

@@ -1,7 +1,8 @@
 """Summarises scored rows: for each sweep point means, intervals, agreement, confusion, tokens, cost and latency. Pure.
 
 An interval is Wilson's where a score is 0 or 1 and each item has one row. Otherwise it is a bootstrap over items, because the
-samples of an item are not independent of each other. CONTRACT.md describes the result.
+samples of an item are not independent of each other; and by the clustered standard error where a score names a column of
+clusters. CONTRACT.md describes the result.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 import polars as pl
 
 from ..core import STATUSES
-from . import stats
+from . import agreement, clusters, stats, sweep_comparison
 from .ledger import OTHER, Ledger, Score
 
 NONE = "(none)"
@@ -32,13 +33,29 @@ def summarise(
     scores = [_decided(score, frame) for score in ledger.scores]
     names = {score.name: _names(score, frame, ledger.labels(score.name)) for score in scores}
     points = []
+    items: dict[str, list[pl.DataFrame]] = {score.name: [] for score in scores}
     for values, part in _points(frame, ledger.by, variables or {}):
-        found = {score.name: _score(part, score, names[score.name], level) for score in scores}
+        found = {}
+        for score in scores:
+            rows = part.filter(pl.col(score.column).is_not_null())
+            items[score.name].append(by_item := _by_item(rows, score))
+            found[score.name] = _score(rows, by_item, score, names[score.name], level)
         sizes = {"rows": part.height, "items": part["item"].n_unique()}
         points.append({"point": values, **sizes, **_measures(part), "scores": found})
-    fields = ("name", "kind", "is_share", "expected", "answer")
-    described = [{name: getattr(score, name) for name in fields} for score in scores]
+    described = [_compared(score, points, items.pop(score.name), level) for score in scores]
     return {"level": level, "rows": frame.height, "scores": described, "points": points}
+
+
+def _compared(
+    score: Score, points: Sequence[Mapping[str, Any]], items: Sequence[pl.DataFrame], level: float
+) -> dict[str, Any]:
+    """A score for ``scores``; each of the ``points`` gets how it differs from the reference as ``versus``."""
+    fields = ("name", "kind", "is_share", "expected", "answer", "cluster")
+    means = [point["scores"][score.name]["mean"] for point in points]
+    found = sweep_comparison.compare([p["point"] for p in points], means, items, score.baseline, level)
+    for point, versus in zip(points, found.versus, strict=True):
+        point["scores"][score.name]["versus"] = versus
+    return {**{name: getattr(score, name) for name in fields}, "comparison": found.described}
 
 
 def _decided(score: Score, frame: pl.DataFrame) -> Score:
@@ -69,37 +86,51 @@ def _points(
 # --------------------------------------------------------------------------------------------------- one score
 
 
-def _score(part: pl.DataFrame, score: Score, names: list[str] | None, level: float) -> dict[str, Any]:
-    rows = part.filter(pl.col(score.column).is_not_null())
+def _by_item(rows: pl.DataFrame, score: Score) -> pl.DataFrame:
+    """``item``, the ``total`` of its scores, their number ``n``, and its ``cluster`` (that of its first row) if there are any."""
     value = pl.col(score.column)
+    own = {} if score.cluster is None else {"cluster": pl.col(f"c_{score.cluster}")}
     if rows["item"].n_unique() == rows.height:
-        items = rows.select(total=value, n=pl.lit(1, pl.UInt32))
-    else:
-        items = rows.group_by("item", maintain_order=True).agg(total=value.sum(), n=pl.len())
+        return rows.select("item", total=value, n=pl.lit(1, pl.UInt32), **own)
+    first = {name: column.first() for name, column in own.items()}
+    return rows.group_by("item", maintain_order=True).agg(total=value.sum(), n=pl.len(), **first)
+
+
+def _score(
+    rows: pl.DataFrame, items: pl.DataFrame, score: Score, names: list[str] | None, level: float
+) -> dict[str, Any]:
     most = int(items["n"].max() or 0)  # type: ignore[arg-type]
     several, share = most > 1, bool(score.is_share)
     return {
-        **mean_of(items["total"], items["n"], share=share, level=level),
+        **mean_of(items, share=share, level=level),
         "pass_at": _pass_at(items, most, level) if several and share else None,
         "majority": _majority(rows, items, score, level) if several else None,
         "kappa": _kappa(rows, score) if several else None,
+        "agreement": _agreement(rows, score, level) if several else None,
         "labels": None if names is None else _labels(rows, score.name, names),
     }
 
 
-def mean_of(totals: pl.Series, counts: pl.Series, *, share: bool, level: float) -> dict[str, Any]:
-    """Mean and interval. ``totals`` and ``counts`` have for each item the sum of its scores and their number."""
-    n, items = int(counts.sum()), len(counts)
+def mean_of(items: pl.DataFrame, *, share: bool, level: float) -> dict[str, Any]:
+    """Mean, interval and standard error of ``total`` over ``n`` rows of each item, by ``cluster`` if there are any."""
+    n, height, has_clusters = int(items["n"].sum()), items.height, "cluster" in items.columns
     if not n:
-        return {"mean": None, "low": None, "high": None, "n": 0, "items": 0, "method": None}
-    total = float(totals.sum())
-    if share and n == items:
-        interval: stats.Interval | None = stats.wilson(total, n, level)
-        method = "wilson"
+        nothing: dict[str, Any] = dict.fromkeys(["mean", "low", "high"])
+        return {**nothing, "n": 0, "items": 0, "method": None, "se": None, "df": None, "clusters": 0}
+    groups = items.group_by("cluster").agg(pl.col("total", "n").sum()) if has_clusters else items
+    found = clusters.mean_of(groups["total"].to_numpy(), groups["n"].to_numpy())
+    if has_clusters:
+        method = "cluster-wilson" if share else "cluster-t"
+        interval = clusters.wilson_interval(found, level) if share else clusters.t_interval(found, level)
+    elif share and n == height:
+        interval, method = stats.wilson(float(items["total"].sum()), n, level), "wilson"
     else:
-        interval, method = stats.bootstrap_mean(totals.to_numpy(), counts.to_numpy(), level), "bootstrap"
+        interval, method = stats.bootstrap_mean(items["total"].to_numpy(), items["n"].to_numpy(), level), "bootstrap"
     low, high = interval or (None, None)
-    return {"mean": total / n, "low": low, "high": high, "n": n, "items": items, "method": method if interval else None}
+    return {
+        "mean": float(items["total"].sum()) / n, "low": low, "high": high, "n": n, "items": height,
+        "method": method if interval else None, "se": found.se, "df": found.df, "clusters": found.clusters,
+    }  # fmt: skip
 
 
 def _pass_at(items: pl.DataFrame, most: int, level: float) -> dict[str, Any]:
@@ -107,8 +138,10 @@ def _pass_at(items: pl.DataFrame, most: int, level: float) -> dict[str, Any]:
     for k in stats.ks(most):
         enough = items.filter(pl.col("n") >= k)
         chances = stats.pass_at(k, enough["n"].to_numpy(), enough["total"].to_numpy())
-        low, high = stats.bootstrap_mean(chances, level=level) or (None, None)
-        found[str(k)] = {"mean": float(chances.mean()), "low": low, "high": high, "items": enough.height}
+        each = enough.with_columns(total=pl.Series(chances), n=pl.lit(1, pl.UInt32))
+        mean = mean_of(each, share=False, level=level)
+        low, high = (None if end is None else min(1.0, max(0.0, end)) for end in (mean["low"], mean["high"]))
+        found[str(k)] = {"mean": mean["mean"], "low": low, "high": high, "items": mean["items"]}
     return found
 
 
@@ -126,24 +159,43 @@ def _majority(rows: pl.DataFrame, items: pl.DataFrame, score: Score, level: floa
             .sort("at")
             .collect()
         )
-        won = votes[score.column]
+        won = votes.select("item", total=score.column)
+        won = items.drop("total").join(won, on="item", how="left", maintain_order="left")
     elif score.is_share:
-        won = (2 * items["total"] > items["n"]).cast(pl.Float64)
+        won = items.with_columns(total=(2 * pl.col("total") > pl.col("n")).cast(pl.Float64))
     else:
         return None
-    found = mean_of(won, pl.repeat(1, len(won), eager=True), share=True, level=level)
+    found = mean_of(won.with_columns(n=pl.lit(1, pl.UInt32)), share=True, level=level)
     return {name: found[name] for name in ("mean", "low", "high", "n", "method")}
 
 
 def _kappa(rows: pl.DataFrame, score: Score) -> float | None:
     """Agreement on the answer; for scores that find no label, on right and wrong."""
-    if score.is_labelling and f"h_{score.name}" in rows.columns:
-        answers = rows[f"h_{score.name}"]
-    elif score.is_share:
-        answers = rows[score.column].cast(pl.Int64)
-    else:
+    answers = _answers(rows, score)
+    return None if answers is None else stats.fleiss_kappa(rows["item"].to_numpy(), answers.to_numpy())
+
+
+def _agreement(rows: pl.DataFrame, score: Score, level: float) -> dict[str, Any] | None:
+    """The same as a share of equal pairs and Krippendorff's alpha, with intervals."""
+    answers = _answers(rows, score)
+    if answers is None:
         return None
-    return stats.fleiss_kappa(rows["item"].to_numpy(), answers.to_numpy())
+    own = None if score.cluster is None else rows[f"c_{score.cluster}"].to_numpy()
+    found = agreement.krippendorff(rows["item"].to_numpy(), answers.to_numpy(), own, level)
+    if found is None:
+        return None
+    low, high = found.share_interval or (None, None)
+    alpha_low, alpha_high = found.interval or (None, None)
+    return {
+        "share": found.share, "low": low, "high": high,
+        "alpha": found.coefficient, "alpha_low": alpha_low, "alpha_high": alpha_high,
+    }  # fmt: skip
+
+
+def _answers(rows: pl.DataFrame, score: Score) -> pl.Series | None:
+    if score.is_labelling and f"h_{score.name}" in rows.columns:
+        return rows[f"h_{score.name}"]
+    return rows[score.column].cast(pl.Int64) if score.is_share else None
 
 
 # ------------------------------------------------------------------------------------------------------ labels

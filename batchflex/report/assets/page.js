@@ -26,13 +26,48 @@ for (const link of document.querySelectorAll("nav a")) {
 
 // --------------------------------------------------------------------------------------------------------- charts
 // The interpreter of expressions, not their compilation: the page's policy forbids eval.
-const options = { renderer: "svg", actions: false, ast: true, defaultStyle: false, config: data.config, tooltip: { disableDefaultStyle: true } };
-Promise.all([...document.querySelectorAll("[data-chart]")].map((place) =>
-  vegaEmbed(place, data.charts[place.dataset.chart], options).catch((error) => {
-    place.textContent = "This chart could not be drawn: " + error.message;
-    console.error(error);
-  })
-)).then((drawn) => { root.dataset.drawn = drawn.filter(Boolean).length; });
+const options = { renderer: "svg", actions: false, ast: true, defaultStyle: false, tooltip: { disableDefaultStyle: true } };
+const narrow = matchMedia("(max-width: 560px)");
+const config = () => (narrow.matches ? { ...data.config, axis: { ...data.config.axis, labelLimit: 112 } } : data.config);
+const places = [...document.querySelectorAll("[data-chart]")];
+function drawCharts() {
+  return Promise.all(places.map((place) =>
+    vegaEmbed(place, data.charts[place.dataset.chart], { ...options, config: config() }).catch((error) => {
+      place.textContent = "This chart could not be drawn: " + error.message;
+      console.error(error);
+    })
+  )).then((drawn) => { root.dataset.drawn = drawn.filter(Boolean).length; });
+}
+drawCharts();
+narrow.addEventListener("change", drawCharts);
+
+// A chart that leaves the page has colours of its own in place of the page's, a width, and a font that others have.
+function alone(value) {
+  const text = JSON.stringify(value).replace(/var\(--([\w-]+)\)/g, (all, name) => data.palette[name] || all);
+  return JSON.parse(text, (key, inner) => (inner === data.alone.font[0] ? data.alone.font[1] : inner));
+}
+async function saved(id, kind) {
+  const spec = { ...alone(data.charts[id]), width: data.alone.width, background: data.palette.page };
+  const made = await vegaEmbed(document.createElement("div"), spec, { ...options, config: { ...alone(data.config), background: data.palette.page } });
+  try {
+    if (kind === "svg") return new Blob([await made.view.toSVG()], { type: "image/svg+xml" });
+    const canvas = await made.view.toCanvas(2);
+    return await new Promise((done) => canvas.toBlob(done, "image/png"));
+  } finally {
+    made.finalize();
+  }
+}
+for (const place of document.querySelectorAll("[data-save]")) {
+  place.addEventListener("click", async (event) => {
+    const kind = event.target.value;
+    if (!kind) return;
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(await saved(place.dataset.save, kind));
+    link.download = `${data.name}-${place.dataset.name}`.replace(/[^\p{L}\p{N}._]+/gu, "-").slice(0, 90) + "." + kind;
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+  });
+}
 
 // ----------------------------------------------------------------------------------------------------------- rows
 const list = document.getElementById("list");
@@ -40,7 +75,7 @@ if (list) showRows();
 
 function showRows() {
   const PAGE = 40;
-  const { rows, texts, variables, kinds, shares, scores, expected } = data.rows;
+  const { rows, texts, variables, short, kinds, shares, scores, expected } = data.rows;
   const form = document.getElementById("filters");
   const search = document.getElementById("q");
   const more = document.getElementById("more");
@@ -60,6 +95,27 @@ function showRows() {
   select("status", "Status: any", [...new Set(rows.map((row) => row.v.status))].map((status) => [status, status]));
   variables.forEach(([name, values], at) =>
     select("at." + name, name + ": any", values.filter((value) => rows.some((row) => row.p[at] === value)).map((value) => [value, value || "(none)"])));
+  // Columns with few different short values: the label that is expected, fields of JSON in answers, or the answers themselves.
+  const MOST_LABELS = 24, LONGEST_LABEL = 48;
+  const asText = (value) => (value == null || typeof value === "object" ? null : String(value).trim());
+  function labelled(name, label, read) {
+    for (const row of rows) (row.l ||= {})[name] = read(row);
+    const values = [...new Set(rows.map((row) => row.l[name]).filter((value) => value))];
+    const few = values.length <= MOST_LABELS && values.length * 2 <= Math.max(rows.length, 4);
+    if (!few || values.some((value) => value.length > LONGEST_LABEL)) return false;
+    select(name, label + ": any", values.sort().map((value) => [value, value]));
+    return true;
+  }
+  const parsed = new Map(rows.map((row) => {
+    try { return [row, JSON.parse(row.v.parsed)]; } catch { return [row, null]; }
+  }));
+  const fields = [...new Set(rows.flatMap((row) => { const v = parsed.get(row); return v && typeof v === "object" && !Array.isArray(v) ? Object.keys(v) : []; }))];
+  const labels = [];
+  if (expected && labelled("is.expected", "Expected", (row) => asText(row.c[expected]))) labels.push("is.expected");
+  for (const field of fields.slice(0, 12)) {
+    if (labels.length < 5 && labelled("is." + field, field, (row) => asText((parsed.get(row) || {})[field]))) labels.push("is." + field);
+  }
+  if (!fields.length && labelled("is.answer", "Answer", (row) => asText(row.v.content))) labels.push("is.answer");
   if (shares.length) select("score", "Score: any", shares.flatMap((name) => [[name + ":right", name + ": right"], [name + ":wrong", name + ": wrong"]]));
 
   for (const row of rows) {
@@ -88,6 +144,7 @@ function showRows() {
     if (of("kind") && !row.k.includes(of("kind"))) return false;
     if (of("status") && row.v.status !== of("status")) return false;
     if (variables.some(([name], at) => of("at." + name) && row.p[at] !== of("at." + name))) return false;
+    if (labels.some((name) => of(name) && row.l[name] !== of(name))) return false;
     const [name, wanted] = [of("score").replace(/:(right|wrong)$/, ""), of("score").split(":").pop()];
     if (!name) return true;
     const score = row.s[name];
@@ -135,7 +192,7 @@ function showRows() {
     const v = row.v;
     const answer = v.parsed ?? v.content ?? v.tool_calls ?? v.error_message ?? "";
     const asked = row.m && row.m.length ? texts[row.m[row.m.length - 1][1]] : Object.values(row.c).find((x) => x != null && x.length > 12) ?? Object.values(row.c)[0] ?? "";
-    const point = variables.map(([, values], at) => (values.length > 1 ? row.p[at] : null)).filter((x) => x).join(" · ");
+    const point = variables.map(([name], at) => (short[name] ? short[name][row.p[at]] ?? row.p[at] : null)).filter((x) => x).join(" · ");
     const wanted = expected && row.c[expected] != null ? `expected ${row.c[expected]}` : "";
     const marks = el("span", "marks", ...scores.filter((name) => row.s[name] != null).map((name) => {
       const score = row.s[name];

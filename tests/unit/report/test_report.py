@@ -208,7 +208,17 @@ def test_scores_of_an_earlier_table_are_told_as_such(tmp_path: Path) -> None:
 
 def test_every_chart_is_drawn_with_what_it_is_about(tmp_path: Path) -> None:
     told = sections.chapters(report.read(swept(tmp_path / "out")))
-    assert [s.key for s in told] == ["scores", "heat", "trade", "labels", "failures", "speed", "time", "tokens"]
+    assert [s.key for s in told] == [
+        "scores",
+        "heat",
+        "trade",
+        "labels",
+        "numbers",
+        "failures",
+        "speed",
+        "time",
+        "tokens",
+    ]
     drawn = {
         section.key: "".join(
             vl_convert.vegalite_to_svg(dict(f.spec, width=400), config=canvas.config()) for f in section.figures

@@ -43,23 +43,23 @@ def test_right_and_wrong_with_one_row_an_item_is_mcnemars_case() -> None:
     assert found["low"] < found["difference"] < found["high"]
 
 
-def test_any_numbers_are_a_paired_bootstrap() -> None:
+def test_any_numbers_are_a_paired_t_test() -> None:
     random = np.random.default_rng(2)
     a = random.normal(size=200)
     b = a + random.normal(0.15, 1, size=200)
     found = only(batchflex.compare(side(a.tolist()), side(b.tolist())))
     theirs = scipy_stats.ttest_rel(b, a)
     interval = theirs.confidence_interval()
-    assert found["method"] == "bootstrap"
-    assert found["p_value"] == pytest.approx(theirs.pvalue, abs=0.01)
-    assert (found["low"], found["high"]) == pytest.approx((interval.low, interval.high), abs=0.02)
+    assert found["method"] == "paired-t"
+    assert (found["p_value"], found["df"]) == pytest.approx((theirs.pvalue, 199))
+    assert (found["low"], found["high"]) == pytest.approx((interval.low, interval.high))
 
 
-def test_samples_of_an_item_are_averaged_and_then_bootstrapped() -> None:
+def test_samples_of_an_item_are_averaged_and_then_compared() -> None:
     ids = ["x", "x", "y", "y"]
     found = only(batchflex.compare(side([1, 0, 1, 1], ids), side([1, 1, 0, 1], ids)))
     assert (found["items"], found["a"], found["b"], found["difference"]) == (2, 0.75, 0.75, 0)
-    assert (found["wins"], found["losses"], found["method"]) == (1, 1, "bootstrap")
+    assert (found["wins"], found["losses"], found["method"]) == (1, 1, "paired-t")
 
 
 def test_items_of_one_side_are_counted_and_left_out() -> None:

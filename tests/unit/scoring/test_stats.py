@@ -217,19 +217,3 @@ def test_mcnemar_of_many_pairs_agrees_with_statsmodels_and_nearly_with_the_exact
     table = [[0, one], [two, 0]]
     assert found.p_value == pytest.approx(contingency_tables.mcnemar(table, exact=False, correction=True).pvalue)
     assert found.p_value == pytest.approx(contingency_tables.mcnemar(table, exact=True).pvalue, abs=2e-3)
-
-
-@pytest.mark.parametrize("shift", [0.0, 0.1, 0.25])
-def test_a_paired_difference_agrees_with_the_t_test_where_that_holds(shift: float) -> None:
-    differences = np.random.default_rng(7).normal(shift, 1, size=300)
-    found = stats.paired_difference(differences)
-    theirs = scipy_stats.ttest_1samp(differences, 0)
-    assert found.mean == differences.mean()
-    assert found.p_value == pytest.approx(theirs.pvalue, abs=0.01)
-    interval = theirs.confidence_interval()
-    assert found.interval == pytest.approx((interval.low, interval.high), abs=0.01)
-
-
-def test_no_difference_at_all_is_no_evidence() -> None:
-    assert stats.paired_difference(np.zeros(20)).p_value == 1
-    assert stats.paired_difference([0.3]) == (0.3, None, None)
