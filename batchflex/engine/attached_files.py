@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import anyio
@@ -49,14 +49,21 @@ class AttachedFiles:
 
     def __init__(self) -> None:
         self._threads = anyio.CapacityLimiter(min(_MOST_THREADS, os.cpu_count() or 1))
-        self._held = 0
+        self._held = self._waiting = 0
         self._is_beyond = False  # one that is tried again holds more than there is
         self._freed = anyio.Event()
 
+    @property
+    def are_awaited(self) -> bool:
+        """Whether rows wait for a thread to read their files, or for memory."""
+        return self._waiting > 0 or self._threads.available_tokens < 1
+
     @asynccontextmanager
-    async def of(self, request: Request, *, again: bool) -> AsyncIterator[Contents]:
-        """What the files of a request are sent as, for as long as it may be sent. Waits for memory, and for a thread. ``again``
-        is that it was sent before, and failed.
+    async def of(
+        self, request: Request, is_wanted: Callable[[], bool], *, again: bool
+    ) -> AsyncIterator[Contents | None]:
+        """What the files of a request are sent as, for as long as it may be sent. Waits for memory, and for a thread: ``None`` if
+        the request is not wanted any more then. ``again`` is that it was sent before, and failed.
 
         :raises FileFault: if one cannot be sent, with a sentence.
         """
@@ -66,14 +73,19 @@ class AttachedFiles:
             if again and not self._is_beyond:
                 self._is_beyond = is_beyond = True
                 break
-            await self._freed.wait()
+            self._waiting += 1
+            try:
+                await self._freed.wait()
+            finally:
+                self._waiting -= 1
         self._held += size
         try:
             contents = await anyio.to_thread.run_sync(
-                _read, request.files, limiter=self._threads, abandon_on_cancel=True
+                _read, request.files, is_wanted, limiter=self._threads, abandon_on_cancel=True
             )
-            self._let_go(size - _COPIES * contents.size)
-            size = _COPIES * contents.size
+            needed = 0 if contents is None else _COPIES * contents.size
+            self._let_go(size - needed)
+            size = needed
             yield contents
         finally:
             if is_beyond:
@@ -86,5 +98,5 @@ class AttachedFiles:
         self._freed = anyio.Event()
 
 
-def _read(files: Sequence[Attachment]) -> Contents:
-    return Contents(files, [content_of(file) for file in files])
+def _read(files: Sequence[Attachment], is_wanted: Callable[[], bool]) -> Contents | None:
+    return Contents(files, [content_of(file) for file in files]) if is_wanted() else None

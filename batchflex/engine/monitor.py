@@ -12,6 +12,7 @@ from ..config import local
 from ..core import TIMINGS, BatchflexError, Emitter, Event, StopReason, StorageError
 from ..plan import Plan
 from ..storage import Folder, RunState, Wait, disk_space
+from .attached_files import AttachedFiles
 from .endpoint_pool import EndpointPool
 from .gate import Gate
 from .queue import RequestQueue
@@ -74,7 +75,7 @@ class Monitor:
         self._run_state.plan = self._plan.identity()
         self._folder.write_state(self._run_state.state(time.time()))
 
-    async def measure(self, gate: Gate, queue: RequestQueue, pool: EndpointPool) -> None:
+    async def measure(self, gate: Gate, queue: RequestQueue, pool: EndpointPool, files: AttachedFiles) -> None:
         """Find the word for what bounds the run, and what it waits for; write a line of telemetry now and then."""
         telemetry = Telemetry(time.monotonic())
         due = time.monotonic() + TIMINGS.telemetry_every_s
@@ -83,7 +84,7 @@ class Monitor:
         while True:
             await anyio.sleep(_TICK_S)
             now, spent = time.monotonic(), time.thread_time()
-            starved = queue.starving > 0 and not queue.ended
+            starved = (queue.starving > 0 and not queue.ended) or files.are_awaited
             run_state.binding = binding(gate.bound, starved=starved, busy=(spent - cpu) / max(1e-9, now - wall))
             wall, cpu = now, spent
             before, run_state.waiting = run_state.waiting, waits_of(gate, now, time.time(), run_state.waiting)

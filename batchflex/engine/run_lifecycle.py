@@ -253,7 +253,7 @@ class Execution:
             for advisory in (
                 monitor.count,
                 partial(monitor.watch_disk, watch),
-                partial(monitor.measure, gate, self._queue, pool),
+                partial(monitor.measure, gate, self._queue, pool, workers.files),
                 self._import_table,
             ):
                 beside.start_soon(unless_it_fails, self._warn, advisory)

@@ -20,8 +20,8 @@ _SOME_S = 5.0  # shorter waits need no words
 def binding(bound: Bound | None, *, starved: bool, busy: float) -> Binding:
     """One word for what keeps the run from being faster now.
 
-    ``bound`` is what the gate says, ``starved`` that tasks wait for the input to be read, ``busy`` the share of the time that the
-    event loop's own thread computes.
+    ``bound`` is what the gate says, ``starved`` that rows wait for the input, or for their files, to be read, ``busy`` the share
+    of the time that the event loop's own thread computes.
     """
     if bound in ("waiting", "quota", "budget"):
         return bound

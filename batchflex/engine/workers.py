@@ -83,7 +83,7 @@ class Workers:
         self._accounting = accounting
         self._prices = accounting.prices
         self._outcome_writer = outcome_writer
-        self._files = AttachedFiles()
+        self.files = AttachedFiles()
         self._on_row = on_row
         self._rules: set[str] = set()
         self._unanswered: set[str] = set()  # models of rows that have no outcome, or failed
@@ -216,7 +216,9 @@ class Workers:
         # Read before there is a slot, so that none is taken for that, and no pace is upset by what reading takes.
         row.started_at = row.started_at or now_us()
         try:
-            async with self._files.of(row.request, again=row.waiting) as contents:
+            async with self.files.of(row.request, lambda: not self._gate.closed, again=row.waiting) as contents:
+                if contents is None:
+                    raise self._halted(row)
                 self._accounting.measured(row.cost, row.request, contents.text_bytes)
                 return await self._send(row, contents)
         except FileFault as fault:

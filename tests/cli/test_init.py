@@ -116,7 +116,7 @@ def test_an_answer_may_be_any_json_that_fits_a_schema(here: Path, endpoint: Coun
         (["tickets", *PROMPT], "is neither a job file (.toml) nor requests"),
         (["tickets.csv", "--prompt", "{{ txt }}"], "did you mean 'text'?"),
         (["tickets.csv", "--prompt", ""], "prompt.user: must be text that is not empty"),
-        (["tickets.csv", "--prompt", "{{ text }}", "--choices", "one"], "a label needs at least two choices"),
+        (["tickets.csv", "--prompt", "{{ text }}", "--choices", "one"], "needs at least two choices"),
         (["tickets.csv", "--prompt", "{{ text }}", "--choices", "a,b", "--schema", "x"], "not allowed with argument"),
         (["tickets.csv", *PROMPT, "--id", "nothing"], "input.id names the column 'nothing', which is not there"),
     ],

@@ -288,6 +288,18 @@ def test_bodies_wait_for_memory_and_all_are_sent(
     assert case.endpoint.stats()["max_in_flight"] <= 2
 
 
+def test_a_run_that_stops_reads_no_more_files(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    content_of = attached_files.content_of
+    monkeypatch.setattr(attached_files, "content_of", lambda file: read.append(file.name) or content_of(file))
+    monkeypatch.setattr(attached_files, "_MOST_HELD", 1)
+    for number in range(12):
+        case.photo(f"{number:02}.png", picture(40, 40 + number, "PNG"))
+    ended = case.run("{{ photo | image }}", limits={"budget_requests": 1})
+    assert ended.stopped_by == "budget" and ended.summary["ok"] == 1
+    assert len(read) == 2
+
+
 def test_an_answer_that_does_not_fit_is_asked_again_with_the_same_image(case: Case) -> None:
     case.photo("a.jpg", picture())
     case.endpoint.knobs(answer="no JSON")
