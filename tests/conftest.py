@@ -12,7 +12,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from batchflex.cli import options, verbs_run
+from batchflex.cli import options, verbs_results, verbs_run
 from batchflex.core import TIMINGS, malloc
 from batchflex.storage import FolderStore, Store, writer
 from tests.support.counting_endpoint import CountingEndpoint
@@ -71,7 +71,8 @@ def _quick() -> Iterator[None]:
         patch.setattr(malloc, "give_back", lambda **_: None)
         patch.setattr(malloc, "trim", lambda: None)
         patch.setattr(options, "parser", functools.cache(options.parser))
-        patch.setattr(verbs_run, "rare_garbage_collection", contextlib.nullcontext)
+        for verbs in (verbs_run, verbs_results):
+            patch.setattr(verbs, "rare_garbage_collection", contextlib.nullcontext)
         yield
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from ..core import JobError, ending, format, one_line, raising
 from . import output
+from .process import rare_garbage_collection
 
 if TYPE_CHECKING:
     from ..storage import Folder
@@ -21,7 +22,8 @@ def refresh(folder: Folder, *, scores: bool = False) -> None:
     """Bring the carried columns up to date with the input before the results are read. ``scores``: those are made next."""
     from ..results import refresh
 
-    done = refresh(folder)
+    with rare_garbage_collection():
+        done = refresh(folder)
     if done.warning is not None:
         output.warn(done.warning)
     if done.note is not None:

@@ -23,7 +23,7 @@ from ..plan import (
 )
 from ..protocol import Policy
 from ..storage import Folder, ResultsFiles, part_files, part_index, table_files, writer
-from .live_table import assemble, has_all_answers, is_newest, job_of, placed_rows, plan_of
+from .live_table import assemble, has_all_answers, is_newest, job_here, placed_rows, plan_of
 
 _AS_THEY_WERE = "carried columns are as they were when the input was last read"
 
@@ -44,7 +44,7 @@ def refresh(folder: Folder, *, is_mine: bool = False) -> Refreshed:
     """
     folder.require()
     try:
-        job = job_of(folder)
+        job = job_here(folder)
     except (FolderError, JobError):  # whoever reads the results says so
         return Refreshed()
     if not job.input.carry or job.input.path is None or (not is_mine and folder.is_held()):

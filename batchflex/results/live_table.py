@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..config import Job, build
+from ..config import Job, build, dated_path, environment_of, path_variables
 from ..core import EndpointError, FolderError, InputError, JobError
 from ..endpoint import default_model, resolve_all
 from ..plan import AnswerIndex, Plan, points
@@ -37,6 +38,18 @@ def job_of(folder: Folder) -> Job:
     if data is None:
         raise FolderError(f"{folder.path} has no answers yet")
     return build(data)
+
+
+def job_here(folder: Folder) -> Job:
+    """The same as it is planned again, wherever it was begun: with this folder as its own, and the variables of its places.
+
+    :raises FolderError: if there is none yet.
+    """
+    data = folder.read_job()
+    if data is None:
+        raise FolderError(f"{folder.path} has no job.toml: its run has not begun, or was refused")
+    here = ("job.out", dated_path.escaped(path_variables.escaped(str(folder.path))))
+    return build(data, [here], environment=environment_of(data, [], Path(), lenient=True))
 
 
 def plan_of(job: Job) -> Plan:

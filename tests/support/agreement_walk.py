@@ -91,7 +91,7 @@ class Walk:
             row["messages"] = [{"role": "user", "content": text}]
         else:
             row["text"] = text
-        row[oracle.CARRIED] = self._texts
+        row[oracle.CARRIED] = f"g{self._texts}"
         if self.has_labels and (shape != "jsonl" or self.random.random() < 0.7):
             row["label"] = self.random.choice("xy")
         return row
@@ -126,7 +126,7 @@ class Walk:
         """Something else is carried along from now on by a row."""
         name = self._labeller.choice(sorted(self.input.files))
         row = self._labeller.choice(self.input.files[name])
-        row[oracle.CARRIED] = -self._labeller.randrange(1_000)
+        row[oracle.CARRIED] = f"c{self._labeller.randrange(1_000)}"
         self.input.write(name)
         return f"{name}: {row[oracle.CARRIED]}"
 
@@ -143,8 +143,8 @@ class Walk:
         rows, places = self.input.rows, judged.places()
         for row in pq.read_table(self.out / "results.parquet", columns=["key", oracle.CARRIED]).to_pylist():
             if row["key"] in places:
-                there = {str(rows[at][oracle.CARRIED]) for at, _ in places[row["key"]]}
-                assert str(row[oracle.CARRIED]) in there, "the input has something else to carry now"
+                there = {rows[at][oracle.CARRIED] for at, _ in places[row["key"]]}
+                assert row[oracle.CARRIED] in there, "the input has something else to carry now"
 
     def reorder(self) -> str:
         name = self.any_file()
@@ -349,9 +349,7 @@ class Walk:
         )
         assert [row for row, _ in found] == sorted(row for row, _ in found)
         given = self.input.rows
-        assert all(str(row[oracle.CARRIED]) == str(given[row["row"]][oracle.CARRIED]) for row in rows), (
-            "it was corrected since"
-        )
+        assert all(row[oracle.CARRIED] == given[row["row"]][oracle.CARRIED] for row in rows), "it was corrected since"
         assert len({(*place, row.get("top_p")) for row, place in zip(rows, found, strict=True)}) == len(rows)
 
     def _sight(self) -> tuple[list[str], list[oracle.Planned]] | None:
