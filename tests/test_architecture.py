@@ -36,8 +36,8 @@ PURE = {
         "rate_limit_headers reask response_headers route routes"
     ),
     "config": (
-        "dated_path diff durations endpoint_section fields job_checks mistake_messages notify_sections parameter_tables "
-        "path_variables run_outcomes score_sections secrets_check sections sweep partial_job sweep_checks"
+        "commented_job dated_path diff durations endpoint_section fields job_checks mistake_messages notify_sections "
+        "parameter_tables path_variables run_outcomes score_sections secrets_check sections sweep partial_job sweep_checks"
     ),
     "storage": "carried_columns parsed_columns record model_substitutes positions",
     "plan": "planner prefix_order template",
