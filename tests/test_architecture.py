@@ -37,8 +37,8 @@ PURE = {
     ),
     "attachments": "errors options tokens",
     "config": (
-        "choices dated_path diff durations endpoint_section fields job_checks mistake_messages notify_sections parameter_tables "
-        "path_variables run_outcomes score_sections secrets_check sections settings sweep partial_job sweep_checks"
+        "choices commented_job dated_path diff durations endpoint_section fields job_checks mistake_messages notify_sections "
+        "parameter_tables path_variables run_outcomes score_sections secrets_check sections settings sweep partial_job sweep_checks"
     ),
     "storage": "carried_columns parsed_columns record model_substitutes positions",
     "plan": "encodings file_filters frame_input planner prefix_order row_prompts sharegpt template",

@@ -80,7 +80,7 @@ def test_by_default_a_changed_job_sends_nothing_and_says_what_changed(
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file() and path.name not in changing}
     tokens = table(out)["total_tokens"].sum()
     stopped = ask(**changed)
-    assert (stopped.code, stopped.out) == (2, "")
+    assert (stopped.code, stopped.summary["error"]) == (2, "JobChanged")
     for words in [
         *named,
         "4 of 4 requests",
