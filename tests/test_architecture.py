@@ -29,7 +29,7 @@ MODULES = sorted(
 )
 # These decide or describe; time and the world come in as arguments.
 PURE = {
-    "core": "cell_values events format message redact safe_text timings types",
+    "core": "cell_values events format message redact safe_text text_tables timings types",
     "protocol": (
         "chat chat_export chat_message chat_route chat_stream classify error_body event_stream failure_evidence failure_rules "
         "failure_text finish_reasons json_answers json_values loose_json openai_batch parameters pydantic_models "

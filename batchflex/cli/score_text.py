@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..core import aligned, clipped, count, duration, money, one_line
+from ..core import aligned, clipped, count, duration, format, money, one_line
 
 _MOST_POINTS = 50
 _WIDEST = 24
@@ -44,12 +44,8 @@ def judge_line(judge: Mapping[str, Any]) -> str:
     return line
 
 
-def number(value: float | None, interval: Sequence[float | None] = ()) -> str:
-    """``0.813 [0.71, 0.88]``; a dash for nothing."""
-    if value is None:
-        return "–"
-    value_and_ends = [f"{n:.3f}" if abs(n) < 100 else f"{n:,.1f}" for n in (value, *interval) if n is not None]
-    return f"{value_and_ends[0]} [{', '.join(value_and_ends[1:])}]" if len(value_and_ends) == 3 else value_and_ends[0]
+def _with_interval(score: Mapping[str, Any], is_share: bool) -> str:
+    return format.with_interval(score["mean"], score["low"], score["high"], is_share=is_share)
 
 
 def _table(found: Mapping[str, Any]) -> list[list[str]]:
@@ -58,9 +54,9 @@ def _table(found: Mapping[str, Any]) -> list[list[str]]:
     columns: list[tuple[str, list[str]]] = []
     for name in dict.fromkeys(name for point in points for name in point["point"]):
         columns.append((name, [_cell(point["point"].get(name)) for point in points]))
-    for name in [score["name"] for score in found["scores"]]:
-        scores = [point["scores"][name] for point in points]
-        columns.append((name, [number(score["mean"], (score["low"], score["high"])) for score in scores]))
+    for spec in found["scores"]:
+        scores = [point["scores"][spec["name"]] for point in points]
+        columns.append((spec["name"], [_with_interval(score, spec["is_share"]) for score in scores]))
         columns.append(("n", [f"{score['n']:,}" for score in scores]))
     if any(point.get("substituted") for point in points):
         columns.append(("other model", [f"{point.get('substituted') or 0:,}" for point in points]))
@@ -95,9 +91,9 @@ def _samples(found: Mapping[str, Any]) -> list[list[str]]:
     for values, name, score in rows:
         passed, majority = score["pass_at"] or {}, score["majority"]
         line = [*(_cell(values.get(variable)) for variable in variables), name]
-        line += [number(passed[k]["mean"]) if k in passed else "–" for k in ks]
-        line.append(number(majority["mean"], (majority["low"], majority["high"])) if majority else "–")
-        lines.append([*line, number(score["kappa"])])
+        line += [format.percent(passed[k]["mean"] if k in passed else None) for k in ks]
+        line.append(_with_interval(majority, is_share=True) if majority else format.NOTHING)
+        lines.append([*line, format.coefficient(score["kappa"])])
     return lines
 
 
@@ -108,9 +104,9 @@ def _labels(name: str, labels: Mapping[str, Any] | None) -> list[str]:
     lines = [[f"{name}: expected ↓ answered →", *map(_cell, labels["names"]), "precision", "recall", "F1"]]
     for at, label in enumerate(labels["names"]):
         if labels["support"][at]:
-            measures = (number(labels[measure][at]) for measure in ("precision", "recall", "f1"))
+            measures = (format.percent(labels[measure][at]) for measure in ("precision", "recall", "f1"))
             lines.append([_cell(label), *(f"{n:,}" for n in labels["matrix"][at]), *measures])
-    return [*_indented(lines), f"  macro F1 of {name}: {number(labels['macro_f1'])}"]
+    return [*_indented(lines), f"  macro F1 of {name}: {format.percent(labels['macro_f1'])}"]
 
 
 def _indented(lines: Sequence[Sequence[str]]) -> list[str]:
@@ -130,10 +126,12 @@ def comparison(found: Mapping[str, Any], names: Sequence[str], flips: Sequence[M
     interval = f"{100 * found['level']:g} % interval"
     table = [["", "items", "A", "B", "B - A", interval, "p", "test", "wins", "losses", "ties"]]
     for score in found["scores"]:
-        ends = number(score["difference"], (score["low"], score["high"])).partition(" ")
+        is_share = score["is_share"]
         table.append([
-            score["name"], f"{score['items']:,}", number(score["a"]), number(score["b"]),
-            _signed(score["difference"]), ends[2] or "–", p_value(score["p_value"]), score["method"] or "–",
+            score["name"], f"{score['items']:,}", *(format.score(score[side], is_share=is_share) for side in "ab"),
+            format.difference(score["difference"], is_share=is_share),
+            format.difference_interval(score["low"], score["high"], is_share=is_share),
+            format.p_value(score["p_value"]), score["method"] or format.NOTHING,
             f"{score['wins']:,}", f"{score['losses']:,}", f"{score['ties']:,}",
         ])  # fmt: skip
     lines += _indented(table)
@@ -144,7 +142,7 @@ def comparison(found: Mapping[str, Any], names: Sequence[str], flips: Sequence[M
     shown = [["flipped", "item", "A", "B", "A said", "B said"]]
     for flip in flips:
         item, *said = (_cell(flip.get(name), _LONGEST_ANSWER) for name in ("item", "content_a", "content_b"))
-        shown.append([str(flip["score"]), item, number(flip["a"]), number(flip["b"]), *said])
+        shown.append([str(flip["score"]), item, format.figure(flip["a"]), format.figure(flip["b"]), *said])
     lines += _indented(shown)
     if flipped > len(flips):
         lines.append(f"  {len(flips):,} of {flipped:,} that flipped; --rows N shows more, -o FILE writes all")
@@ -155,12 +153,3 @@ def _side(name: str, side: Mapping[str, Any]) -> list[str]:
     tokens = [side[kind] for kind in ("prompt_tokens", "completion_tokens") if side[kind] is not None]
     total = f"{sum(tokens):,}" if tokens else "–"
     return [name, f"{side['rows']:,}", total, money(side["cost"]), duration(side["latency_s"])]
-
-
-def _signed(value: float | None) -> str:
-    return "–" if value is None else f"{value:+.3f}" if abs(value) < 100 else f"{value:+,.1f}"
-
-
-def p_value(p: float | None) -> str:
-    """``0.031``, ``<0.001``."""
-    return "–" if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"

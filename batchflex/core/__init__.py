@@ -52,11 +52,11 @@ if TYPE_CHECKING:
         unquoted as unquoted,
     )
     from .format import (
-        aligned as aligned,
-        clipped as clipped,
         count as count,
         duration as duration,
+        figure as figure,
         money as money,
+        percent as percent,
         seconds_between as seconds_between,
         short as short,
     )
@@ -72,6 +72,7 @@ if TYPE_CHECKING:
     )
     from .signals import ending as ending, raising as raising
     from .sorted_keys import SortedKeys as SortedKeys, key_halves as key_halves, raw as raw
+    from .text_tables import Column as Column, aligned as aligned, boxed as boxed, clipped as clipped
     from .timings import TIMINGS as TIMINGS
     from .types import (
         BAD as BAD,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..config import Job, changes, endpoint_of, unbounded
-from ..core import InputError, JobChanged, Request
+from ..core import InputError, JobChanged, Request, money
 from ..storage import Folder, Layout, ResultsFiles, part_files, writer
 from .completion_marker import CompletionMarker, settled
 from .plan import Plan
@@ -353,7 +353,7 @@ def _what_changed(job: Job, folder: Folder, diff: PlanDiff, concerned: int, chan
         shown += f"\n  … and {len(differences) - _SHOWN_CHANGES} more"
     if diff.changed_tokens:
         worth = f" They took {diff.changed_tokens:,} tokens"
-        worth += f" and ${diff.changed_cost:.4f}." if diff.changed_cost else "."
+        worth += f" and {money(diff.changed_cost)}." if diff.changed_cost else "."
     else:
         worth = ""
     return (

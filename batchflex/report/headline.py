@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ..core import BAD, STATUSES, aligned, count, duration, money, one_line, seconds_between
+from ..core import BAD, STATUSES, aligned, count, duration, format, money, one_line, percent, seconds_between
 from .digest import Digest, PointDigest
 from .score_section import Interval, ScoreSpec
 
@@ -63,27 +63,12 @@ def took(digest: Digest) -> float | None:
 
 def value(spec: ScoreSpec, number: float | None) -> str:
     """``91.7 %`` for a share, three significant digits for other scores."""
-    if number is None:
-        return "–"
-    return f"{100 * number:.1f} %" if spec.is_share else figure(number)
-
-
-def figure(number: float) -> str:
-    """Three significant digits, with thousands separators."""
-    return f"{number:,.0f}" if abs(number) >= 100 else f"{number:.3g}"
-
-
-def share(number: float) -> str:
-    return f"{100 * number:.0f} %" if number >= 0.0995 or number == 0 else f"{100 * number:.1f} %"
+    return format.score(number, is_share=spec.is_share)
 
 
 def between(spec: ScoreSpec, score: Interval) -> str:
     """``64.6 to 98.5 %``; empty without an interval."""
-    if score.low is None or score.high is None:
-        return ""
-    if spec.is_share:
-        return f"{100 * score.low:.1f} to {100 * score.high:.1f} %"
-    return f"{figure(score.low)} to {figure(score.high)}"
+    return format.interval(score.low, score.high, is_share=spec.is_share)
 
 
 def method(score: Interval) -> str:
@@ -181,7 +166,7 @@ def spent(digest: Digest) -> str:
         return "tokens: the endpoint reported none"
     prompt = f"{whole.prompt_tokens or 0:,} prompt"
     if whole.cached_share is not None:
-        prompt += f" ({share(whole.cached_share)} read from cache)"
+        prompt += f" ({percent(whole.cached_share)} read from cache)"
     text = f"tokens: {prompt} + {whole.completion_tokens or 0:,} completion"
     return text if whole.cost is None else f"{text}; {money(whole.cost)}"
 
@@ -221,7 +206,5 @@ def _table(digest: Digest) -> list[str]:
 
 def cell(spec: ScoreSpec, score: Interval | None) -> str:
     """``91.7 % (64.6 to 98.5 %)``; a dash where there is no mean."""
-    if score is None or score.mean is None:
-        return "–"
-    interval = between(spec, score)
-    return value(spec, score.mean) + (f" ({interval})" if interval else "")
+    score = score or Interval()
+    return format.with_interval(score.mean, score.low, score.high, is_share=spec.is_share)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import Any, NamedTuple
 
-from ..core import duration, money
+from ..core import duration, format, money, percent
 from . import charts, headline, speed
 from .digest import Digest, PointDigest
 from .score_section import Interval, Labels, Score, ScoreSpec
@@ -115,12 +115,11 @@ def _numbers(digest: Digest, specs: list[ScoreSpec]) -> Table:
         if any(score.majority for score in found):
             columns.append((f"{name}majority vote", [_mean(spec, score.majority) for score in found]))
         if any(score.kappa is not None for score in found):
-            kappas = ["–" if score.kappa is None else f"{score.kappa:.2f}" for score in found]
-            columns.append((f"{name}Fleiss' κ", kappas))
+            columns.append((f"{name}Fleiss' κ", [format.coefficient(score.kappa) for score in found]))
     figures = [point.figures for point in points]
     columns.append(("rows", [f"{f.rows:,}" for f in figures]))
     columns.append(
-        ("tokens a row", ["–" if f.tokens is None else f"{f.tokens / max(1, f.rows):,.0f}" for f in figures])
+        ("tokens a row", ["–" if f.tokens is None else format.fixed(f.tokens / max(1, f.rows), 1) for f in figures])
     )
     if any(f.cost is not None for f in figures):
         columns.append(("cost", [money(f.cost) for f in figures]))
@@ -182,7 +181,7 @@ def _labels(digest: Digest) -> Section | None:
     if len(labelled) > len(points):
         lead += f" The {len(points)} points that score highest."
     title = "Precision and recall" + (f" of {headline.name_of(digest, best)}" if len(points) > 1 else "")
-    title += f"; macro F1 {labels.macro_f1:.3f}" if labels.macro_f1 is not None else ""
+    title += f"; macro F1 {percent(labels.macro_f1)}" if labels.macro_f1 is not None else ""
     measures = (labels.precision, labels.recall, labels.f1)
     rows = [
         [
@@ -202,8 +201,7 @@ def _labels_of(point: PointDigest, spec: ScoreSpec) -> Labels | None:
 
 
 def _ratio(column: list[float | None], at: int) -> str:
-    value = column[at] if at < len(column) else None
-    return "–" if value is None else f"{100 * value:.1f} %"
+    return percent(column[at] if at < len(column) else None)
 
 
 def _answers(digest: Digest) -> Section | None:
@@ -217,12 +215,12 @@ def _failures(digest: Digest) -> Section | None:
     if not digest.causes:
         return None
     rows = [
-        [f"{c.rows:,}", headline.share(c.rows / digest.whole.rows), c.status, c.what, c.message or "–", c.id]
+        [f"{c.rows:,}", percent(c.rows / digest.whole.rows), c.status, c.what, c.message or "–", c.id]
         for c in digest.causes
     ]
     if digest.causes_beyond:
         beyond = digest.causes_beyond
-        rows.append([f"{beyond:,}", headline.share(beyond / digest.whole.rows), "", "other causes", "", ""])
+        rows.append([f"{beyond:,}", percent(beyond / digest.whole.rows), "", "other causes", "", ""])
     wrong = digest.whole.rows - digest.whole.status["ok"]
     lead = f"{wrong:,} rows that are not ok, by cause, each with the words of one of them."
     table = Table("", ["rows", "share", "status", "cause", "for example", "id"], rows, (0, 1))
@@ -250,7 +248,7 @@ def _time(digest: Digest) -> Section | None:
         runs = digest.timeline
         figures = [Figure(spec, title) for title, spec in speed.over_time(runs)]
         bound = ", ".join(
-            f"{_BINDINGS.get(name, name)} {headline.share(part)}" for name, part in list(runs.bound_by.items())[:4]
+            f"{_BINDINGS.get(name, name)} {percent(part)}" for name, part in list(runs.bound_by.items())[:4]
         )
         lead = f"What kept the run from being faster, by share of the time: {bound}." if bound else ""
         if not any(step.refused for step in runs.steps):
@@ -274,7 +272,7 @@ def _tokens(digest: Digest) -> Section | None:
         ("of these reasoning", whole.reasoning_tokens, whole.completion_tokens), ("together", whole.tokens, None),
     ]  # fmt: skip
     rows = [
-        [name, f"{n:,}", f"{n / whole.rows:,.1f}", headline.share(n / of) if of else ""]
+        [name, f"{n:,}", format.fixed(n / whole.rows, 1), percent(n / of) if of else ""]
         for name, n, of in lines
         if n is not None
     ]

@@ -36,7 +36,8 @@ def compare(
 
     Each score that both have is compared over the items (the values of the column ``item``) that have it on both sides.
     ``told`` has ``level``, ``items`` (on both sides), ``only_a``, ``only_b``, ``a`` and ``b`` (``rows``, tokens, ``cost`` and
-    median ``latency_s`` of each side), and ``scores``, of each its ``name``, ``items``, the means ``a`` and ``b``,
+    median ``latency_s`` of each side), and ``scores``, of each its ``name``, whether it ``is_share`` (each row right or wrong),
+    ``items``, the means ``a`` and ``b``,
     ``difference`` (B minus A) with ``low`` and ``high``, ``p_value`` with its ``method`` (``mcnemar-exact``, ``mcnemar`` or
     ``bootstrap``), ``wins``, ``losses`` and ``ties``. ``flips`` has ``score``, ``item``, ``a``, ``b`` and, of the columns of
     ``show`` that there are, the values of each side (``content_a``, ``content_b``); the largest changes come first.
@@ -60,7 +61,8 @@ def compare(
     for name in names:
         single = (pl.col(f"n_{name}") <= 1) & (pl.col(f"n_{name}_b") <= 1)
         pairs = both.select("item", a=pl.col(name), b=pl.col(f"{name}_b"), single=single).drop_nulls()
-        scores.append({"name": name, **_compared(pairs, level)})
+        is_share = all(_is_share(frame[_PREFIX + name]) for frame in (one, two))
+        scores.append({"name": name, "is_share": is_share, **_compared(pairs, level)})
         flips.append(_flipped(pairs, name))
     counts = {"items": both.height, "only_a": a.height - both.height, "only_b": b.height - both.height}
     results = {"level": level, **counts, "a": _measured(one), "b": _measured(two), "scores": scores}
@@ -90,6 +92,11 @@ def _compared(pairs: pl.DataFrame, level: float) -> dict[str, Any]:
         "items": pairs.height, "a": a.mean(), "b": b.mean(), "difference": found.mean, "low": low, "high": high,
         "p_value": p_value, "method": method, "wins": wins, "losses": losses, "ties": pairs.height - wins - losses,
     }  # fmt: skip
+
+
+def _is_share(values: pl.Series) -> bool:
+    """Whether each value is right or wrong, so that their mean is a share."""
+    return bool(((values == 0) | (values == 1)).all())
 
 
 def _flipped(pairs: pl.DataFrame, name: str) -> pl.DataFrame:
