@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..core import aligned, clipped, count, duration, format, money, one_line
+from ..core import aligned, clipped, count, duration, format, money, one_line, text_of
 
 _MOST_POINTS = 50
 _WIDEST = 24
@@ -71,7 +71,7 @@ def _table(found: Mapping[str, Any]) -> list[list[str]]:
 
 
 def _cell(value: Any, most: int = _WIDEST) -> str:
-    return "–" if value is None else clipped(one_line(str(value)), most)
+    return "–" if value is None else clipped(one_line(str(text_of(value))), most)
 
 
 def _samples(found: Mapping[str, Any]) -> list[list[str]]:

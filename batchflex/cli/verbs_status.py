@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shutil
-import sys
 import time
 
 from ..core import BatchflexError, format, printable_json
@@ -12,7 +10,6 @@ from ..storage import Folder, line_of_last
 from . import history as past_runs, history_text, output, run_text
 
 _WATCH_EVERY_S = 1.0
-_WIDTH = 120  # of a line where there is no terminal
 
 
 def status(options: argparse.Namespace) -> int:
@@ -46,6 +43,5 @@ def history(options: argparse.Namespace) -> int:
     if options.json:
         output.show_lines(printable_json(run.line) for run in found.runs[-options.last :])
     else:
-        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else _WIDTH
-        output.show(history_text.text(found, last=options.last, width=width))
+        output.show(history_text.text(found, last=options.last, width=output.width()))
     return 0

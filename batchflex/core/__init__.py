@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         malloc as malloc,
         shell_command as shell_command,
         signals as signals,
+        text_tables as text_tables,
     )
     from .cell_values import text_of as text_of
     from .errors import (

@@ -121,5 +121,5 @@ def _line(cells: Sequence[str], widths: Sequence[int], right: Collection[int]) -
 
 
 def _rule(signs: str, widths: Sequence[int]) -> str:
-    begin, along, between, end = signs
+    begin, along, between, end = tuple(signs)
     return begin + between.join(along * (cells + 2) for cells in widths) + end

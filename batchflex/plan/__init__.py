@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from .answer_index import AnswerIndex as AnswerIndex
     from .completion_marker import CompletionMarker as CompletionMarker, settled as settled
     from .plan import Plan as Plan
-    from .planner import Passed as Passed, PlanDiff as PlanDiff, points as points
+    from .planner import Passed as Passed, PlanDiff as PlanDiff, is_repetition as is_repetition, points as points
     from .prefix_order import PrefixQueue as PrefixQueue, grouped as grouped, name_of as name_of
     from .preparation import (
         Held as Held,

@@ -7,10 +7,18 @@ from typing import TYPE_CHECKING
 from ..core.lazy import exports
 
 if TYPE_CHECKING:
-    from . import compact as compact, export as export, view as view
-    from .export import Written as Written
+    from . import compact as compact, export as export, prompts as prompts, view as view
+    from .counts import Counts as Counts, count as count
+    from .export import Target as Target, Written as Written
     from .live_table import assemble as assemble, is_newest as is_newest, plan_of as plan_of
-    from .query import Choice as Choice, choose as choose, selected as selected
+    from .one_row import OneRow as OneRow, look_up as look_up
+    from .query import (
+        Choice as Choice,
+        Selected as Selected,
+        choose as choose,
+        matching as matching,
+        selected as selected,
+    )
     from .reparsing import reparse as reparse
 
 __all__, __getattr__, __dir__ = exports(__name__)

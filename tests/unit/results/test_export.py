@@ -70,17 +70,17 @@ def out(finished: Path, tmp_path: Path) -> Path:
     return tmp_path / "out"
 
 
-def written(out: Path, name: str, kind: str | None = None) -> Path:
+def written(out: Path, name: str, kind: str | None = None, *, plain: bool = True, excel: bool = False) -> Path:
     path = out.parent / name
-    with selected(Folder(out)) as rows:
-        export.write(rows, export.target(Folder(out), str(path), kind), Folder(out), io.BytesIO())
+    with selected(Folder(out), plain=plain) as rows:
+        export.write(rows, export.target(Folder(out), str(path), kind, excel=excel), Folder(out), io.BytesIO())
     assert not list(out.parent.glob(".*"))
     return path
 
 
 def streamed(out: Path, kind: str | None = None) -> bytes:
     stream = io.BytesIO()
-    with selected(Folder(out)) as rows:
+    with selected(Folder(out), plain=True) as rows:
         export.write(rows, export.target(Folder(out), "-", kind), Folder(out), stream)
     return stream.getvalue()
 
@@ -274,7 +274,7 @@ def test_a_suffix_in_capitals_and_one_that_is_none(out: Path) -> None:
     assert pl.read_csv(written(out, "ALL.CSV"))["id"].to_list() == ["r0", "r1", "r2"]
     assert pl.read_csv(written(out, "answers.txt", "csv"))["id"].to_list() == ["r0", "r1", "r2"]
     for name in ("all", "all.xlsx", "all.json", "all.gz", "all.txt.gz"):
-        with pytest.raises(FolderError, match=r"\.parquet, \.csv, \.jsonl"):
+        with pytest.raises(FolderError, match=r"\.parquet, \.csv, \.tsv, \.jsonl, \.json"):
             written(out, name)
     with pytest.raises(FolderError, match="no folder"):
         written(out, "nowhere/all.csv")

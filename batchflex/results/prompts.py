@@ -1,0 +1,110 @@
+"""What was asked in rows of the results, made anew from the input as it is now: prompts are not stored with the answers."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import msgspec
+
+from ..core import EndpointError, InputError, JobError, KeySet, Request
+from ..plan import Passed, Plan, is_repetition
+from ..protocol import conversation
+
+MOST_ROWS = 1_000_000  # of an input are passed over, which takes a second
+
+
+class Place(NamedTuple):
+    """A row of the results by what it is for: its id, the number of its sweep point, the sample. ``point`` is ``None`` where that
+    is not known any more."""
+
+    id: str
+    point: int | None
+    sample: int
+
+
+class Now(NamedTuple):
+    """What would be asked for a row now. ``is_same`` is whether it is what was answered, as the key tells. Where no request can
+    be made of the row now, ``fault`` says why."""
+
+    body: bytes
+    is_same: bool
+    fault: str | None
+
+
+def of_keys(plan: Plan, rows: Mapping[bytes, int]) -> dict[bytes, bytes]:
+    """The bodies of requests, by key, as far as the input still yields them; ``rows`` are the numbers of their rows."""
+    found: dict[bytes, bytes] = {}
+    plan.answered = lambda keys: [key in rows for key in keys]
+    with contextlib.suppress(InputError, JobError, EndpointError):  # the input has changed, or is gone
+        for request in _requests(plan, set(rows.values())):
+            if request.key in rows:
+                found[request.key] = request.body
+    return found
+
+
+def of_row(plan: Plan, row: int, places: Mapping[bytes, Place]) -> dict[bytes, Now]:
+    """What would be asked now for rows of the results that are of one ``row`` of the input, by their keys; those for which
+    nothing would be are left out. Where another item is at that row now, the item is sought by its id.
+
+    :raises InputError, JobError: if the input is not there any more, or does not fit the job.
+    """
+    plan.answered = lambda keys: [key in places for key in keys]
+    found = _matched(_requests(plan, {row}), places)
+    if len(found) < len(places):
+        found = _matched((request for block in _first(plan) for request in block), places) | found
+    return found
+
+
+def _matched(requests: Iterator[Request], places: Mapping[bytes, Place]) -> dict[bytes, Now]:
+    left = dict(places)
+    found = {}
+    for request in requests:
+        for key, place in list(left.items()):
+            is_same = request.key == key or is_repetition(key, request.key, place.id)
+            if is_same or _is_for(request, place):
+                found[key] = Now(request.body, is_same, request.fault)
+                del left[key]
+        if not left:
+            break
+    return found
+
+
+def _is_for(request: Request, place: Place) -> bool:
+    return (request.id, request.point, request.sample) == (place.id, place.point, place.sample)
+
+
+def _requests(plan: Plan, rows: set[int]) -> Iterator[Request]:
+    """Those of these rows of the input."""
+    wanted = {row for row in rows if row < MOST_ROWS}
+    if not wanted:
+        return
+    last = max(wanted)
+    passed = bytearray(b"\1" * (last + 1))
+    for row in wanted:
+        passed[row] = 0
+    for block in plan.blocks(Passed(bytes(passed), KeySet())):
+        yield from block
+        if block and block[-1].row >= last:
+            return
+
+
+def _first(plan: Plan) -> Iterator[list[Request]]:
+    for block in plan.blocks():
+        yield block
+        if block and block[-1].row >= MOST_ROWS:
+            return
+
+
+def spoken(body: bytes) -> list[tuple[str, str]]:
+    """Who says what in a request: roles and texts. What is no text is named in brackets."""
+    return [(role, "\n".join(_texts(said))) for role, said in conversation(msgspec.json.decode(body))]
+
+
+def _texts(content: Any) -> Iterator[str]:
+    if isinstance(content, str):
+        yield content
+    for part in content if isinstance(content, list) else ():
+        kind = part.get("type", "?") if isinstance(part, Mapping) else "?"
+        yield str(part["text"]) if kind == "text" and "text" in part else f"[{kind}]"
