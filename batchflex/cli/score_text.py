@@ -14,7 +14,7 @@ _SHOWN_LABELS = 12
 
 def text(found: Mapping[str, Any]) -> str:
     """What ``scores.json`` holds, in as many lines as it takes."""
-    lines = [f"scores of {count(found['rows'], 'row')}, with {100 * found['level']:g} % intervals"]
+    lines = [f"scores of {count(found['rows'], 'row')}, with {format.level(found['level'])} intervals"]
     lines += _indented(_table(found))
     if len(found["points"]) > _MOST_POINTS:
         lines.append(f"  … and {len(found['points']) - _MOST_POINTS:,} more sweep points; scores.json has them all")
@@ -123,7 +123,7 @@ def comparison(found: Mapping[str, Any], names: Sequence[str], flips: Sequence[M
     lines = [f"A is {names[0]}", f"B is {names[1]}", f"{count(found['items'], 'item')} on both sides"]
     if found["only_a"] or found["only_b"]:
         lines[-1] += f"; {found['only_a']:,} only in A and {found['only_b']:,} only in B are left out"
-    interval = f"{100 * found['level']:g} % interval"
+    interval = f"{format.level(found['level'])} interval"
     table = [["", "items", "A", "B", "B - A", interval, "p", "test", "wins", "losses", "ties"]]
     for score in found["scores"]:
         is_share = score["is_share"]

@@ -12,6 +12,7 @@ import math
 from decimal import ROUND_HALF_UP, Decimal
 
 NOTHING = "–"
+_LARGEST = 1e15  # from which on there is nothing to round
 _SMALLEST = -6  # power of ten from which on small means are 1.23e-07
 
 
@@ -19,6 +20,8 @@ def fixed(number: float, places: int) -> str:
     """With so many decimal places, and commas between thousands: ``1,234.5``."""
     if not math.isfinite(number):
         return str(number)
+    if abs(number) >= _LARGEST:
+        return f"{number:,.{places}f}"
     return f"{Decimal(number).quantize(Decimal(1).scaleb(-places), ROUND_HALF_UP):,f}"
 
 
@@ -94,6 +97,11 @@ def difference_interval(low: float | None, high: float | None, *, is_share: bool
     if low is None or high is None:
         return NOTHING
     return f"{fixed(100 * low, 1)} to {fixed(100 * high, 1)} pp" if is_share else f"{mean(low)} to {mean(high)}"
+
+
+def level(of: float) -> str:
+    """The level of intervals: ``95 %``, ``99.5 %``."""
+    return f"{100 * of:g} %"
 
 
 def coefficient(value: float | None) -> str:

@@ -18,7 +18,7 @@ def width(text: str) -> int:
     """How many cells it takes."""
     if text.isascii():
         return len(text)
-    taken = last = 0
+    taken, last = 0, 1  # before it there is a space
     for sign in text:
         if sign == _EMOJI_STYLE:
             taken, last = taken + (last == 1), 2
@@ -37,7 +37,7 @@ def clipped(text: str, most: int) -> str:
     """The text in ``most`` cells, the last of them ``…`` if it is wider."""
     if width(text) <= most:
         return text
-    taken, last, kept = 0, 0, ""
+    taken, last, kept = 0, 1, ""
     for sign in text:
         own = int(last == 1) if sign == _EMOJI_STYLE else _width_of(sign)
         if taken + own > most - 1:

@@ -122,7 +122,7 @@ def headline(digest: Digest) -> tuple[str, str]:
     basis = count(score.n, "row")
     if score.items not in (0, score.n):
         basis += f" of {count(score.items, 'item')}"
-    level = f"{100 * digest.scores.level:g} %"
+    level = format.level(digest.scores.level)
     more = f"{level} interval {interval} ({method(score)}), {basis}." if interval else f"{basis}; no interval."
     if len(ranked) == 1:
         return said, more

@@ -64,7 +64,7 @@ def render(digest: Digest, now: datetime.datetime) -> str:
         sections=shown_sections,
         has_rows=bool(digest.rows),
         rows_lead=_rows_lead(digest),
-        level=None if digest.scores is None else f"{100 * digest.scores.level:g} %",
+        level=None if digest.scores is None else format.level(digest.scores.level),
         runs=_runs(digest),
         job_toml=shown(digest.job_toml, _JOB_CHARS),
         out=os.path.normpath(digest.out),

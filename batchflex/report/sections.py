@@ -81,7 +81,7 @@ def _scores(digest: Digest) -> Section | None:
     specs = _specs(digest)
     if not specs or digest.scores is None:
         return None
-    level = f"{100 * digest.scores.level:g} %"
+    level = format.level(digest.scores.level)
     methods = sorted({headline.method(s) for p in digest.points for s in p.scores.values() if s.method})
     lead = f"Dots are means, lines their {level} intervals ({', '.join(methods)})." if methods else "Dots are means."
     beyond = len(digest.points) - charts.POINTS

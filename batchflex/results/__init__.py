@@ -12,13 +12,7 @@ if TYPE_CHECKING:
     from .export import Target as Target, Written as Written
     from .live_table import assemble as assemble, is_newest as is_newest, plan_of as plan_of
     from .one_row import OneRow as OneRow, look_up as look_up
-    from .query import (
-        Choice as Choice,
-        Selected as Selected,
-        choose as choose,
-        matching as matching,
-        selected as selected,
-    )
+    from .query import Choice as Choice, choose as choose, matching as matching, selected as selected
     from .reparsing import reparse as reparse
 
 __all__, __getattr__, __dir__ = exports(__name__)
