@@ -24,6 +24,7 @@ from .query import Selected, selected
 from .sql_filter import Condition
 
 _MOST = 1_000  # rows of one id: sweep points and samples
+_PROMPTED = 10  # rows of the input that have one id, each of which is a pass over it
 _KEY_DIGITS = 32
 _COMPARED = 20_000  # ids, for the nearest ones
 _NEAREST = 3
@@ -122,7 +123,7 @@ def _rows(folder: Folder, name: str) -> tuple[list[dict[str, Any]], Columns]:
         ways.append(pl.col("row") == int(name))
     condition = Condition(f"--row {name}", pl.any_horizontal(ways), {"id", "key", "row"})
     with selected(folder, condition, ["*"], plain=True) as chosen:
-        rows = [row for batch in itertools.islice(_batches(chosen), _MOST) for row in batch]
+        rows = list(itertools.islice(itertools.chain.from_iterable(_batches(chosen)), _MOST))
         if not rows:
             raise JobError(_none(folder, name))
         by_way: list[list[dict[str, Any]]] = [
@@ -130,7 +131,7 @@ def _rows(folder: Folder, name: str) -> tuple[list[dict[str, Any]], Columns]:
             [row for row in rows if row["key"] == name.lower()],
             rows,
         ]
-        return next(filter(None, by_way))[:_MOST], chosen.about
+        return next(filter(None, by_way)), chosen.about
 
 
 def _batches(chosen: Selected) -> Iterator[list[dict[str, Any]]]:
@@ -174,12 +175,12 @@ def _prompts(
         places.setdefault(row["row"], {})[key] = prompts.Place(row["id"], number, row["sample"])
     found: dict[bytes, Prompt] = {}
     try:
-        for at, asked in places.items():
+        for at, asked in itertools.islice(places.items(), _PROMPTED):
             for key, now in prompts.of_row(plan_of(job), at, asked).items():
                 found[key] = _prompt(job, now)
     except (InputError, JobError, EndpointError) as error:
         return found, str(error)
-    return found, None
+    return found, None if len(places) <= _PROMPTED else "too many rows have this id; name one by its key"
 
 
 def _prompt(job: Job, now: prompts.Now) -> Prompt:

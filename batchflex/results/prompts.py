@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
@@ -12,7 +12,7 @@ from ..core import EndpointError, InputError, JobError, KeySet, Request
 from ..plan import Passed, Plan, is_repetition
 from ..protocol import conversation
 
-MOST_ROWS = 1_000_000  # of an input are passed over, which takes a second
+MOST_ROWS = 1_000_000  # of an input that are looked through; to pass over them takes a second
 
 
 class Place(NamedTuple):
@@ -38,7 +38,7 @@ def of_keys(plan: Plan, rows: Mapping[bytes, int]) -> dict[bytes, bytes]:
     found: dict[bytes, bytes] = {}
     plan.answered = lambda keys: [key in rows for key in keys]
     with contextlib.suppress(InputError, JobError, EndpointError):  # the input has changed, or is gone
-        for request in _requests(plan, set(rows.values())):
+        for request in _requests(plan, {row for row in rows.values() if row < MOST_ROWS}):
             if request.key in rows:
                 found[request.key] = request.body
     return found
@@ -46,18 +46,25 @@ def of_keys(plan: Plan, rows: Mapping[bytes, int]) -> dict[bytes, bytes]:
 
 def of_row(plan: Plan, row: int, places: Mapping[bytes, Place]) -> dict[bytes, Now]:
     """What would be asked now for rows of the results that are of one ``row`` of the input, by their keys; those for which
-    nothing would be are left out. Where another item is at that row now, the item is sought by its id.
+    nothing would be are left out. Where another item is at that row now, the item is sought by its id, among the first million
+    rows.
 
     :raises InputError, JobError: if the input is not there any more, or does not fit the job.
     """
     plan.answered = lambda keys: [key in places for key in keys]
-    found = _matched(_requests(plan, {row}), places)
-    if len(found) < len(places):
-        found = _matched((request for block in _first(plan) for request in block), places) | found
-    return found
+    here = list(_requests(plan, {row}))
+    found = _matched(here, places)
+    ids = {request.id for request in here}
+    moved = {k: place for k, place in places.items() if k not in found and not ids & {place.id, _unnumbered(place.id)}}
+    return found | _matched(_first(plan), moved) if moved else found
 
 
-def _matched(requests: Iterator[Request], places: Mapping[bytes, Place]) -> dict[bytes, Now]:
+def _unnumbered(name: str) -> str:
+    """The id of which this one, of an equal row, is the repetition with the number at its end."""
+    return name.rpartition("-")[0]
+
+
+def _matched(requests: Iterable[Request], places: Mapping[bytes, Place]) -> dict[bytes, Now]:
     left = dict(places)
     found = {}
     for request in requests:
@@ -77,12 +84,11 @@ def _is_for(request: Request, place: Place) -> bool:
 
 def _requests(plan: Plan, rows: set[int]) -> Iterator[Request]:
     """Those of these rows of the input."""
-    wanted = {row for row in rows if row < MOST_ROWS}
-    if not wanted:
+    if not rows:
         return
-    last = max(wanted)
+    last = max(rows)
     passed = bytearray(b"\1" * (last + 1))
-    for row in wanted:
+    for row in rows:
         passed[row] = 0
     for block in plan.blocks(Passed(bytes(passed), KeySet())):
         yield from block
@@ -90,9 +96,9 @@ def _requests(plan: Plan, rows: set[int]) -> Iterator[Request]:
             return
 
 
-def _first(plan: Plan) -> Iterator[list[Request]]:
+def _first(plan: Plan) -> Iterator[Request]:
     for block in plan.blocks():
-        yield block
+        yield from block
         if block and block[-1].row >= MOST_ROWS:
             return
 
