@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import itertools
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -25,7 +26,7 @@ from .sql_filter import Condition
 
 _MOST = 1_000  # rows of one id: sweep points and samples
 _PROMPTED = 10  # rows of the input that have one id, each of which is a pass over it
-_KEY_DIGITS = 32
+_KEY = re.compile("[0-9a-fA-F]{8,32}")  # or how one begins
 _COMPARED = 20_000  # ids, for the nearest ones
 _NEAREST = 3
 
@@ -86,8 +87,8 @@ def moment(us: int) -> Any:
 
 
 def look_up(folder: Folder, name: str) -> list[OneRow]:
-    """The rows that an id means, or a key, or the number of a row of the input: several, where a sweep or samples ask one item
-    more than once.
+    """The rows that an id means, or a key (or its first eight digits), or the number of a row of the input: several, where a
+    sweep or samples ask one item more than once.
 
     :raises JobError: if there is none; it names the nearest ids.
     :raises FolderError: if there is no run in the folder, or a part is damaged.
@@ -117,8 +118,8 @@ def look_up(folder: Folder, name: str) -> list[OneRow]:
 def _rows(folder: Folder, name: str) -> tuple[list[dict[str, Any]], Columns]:
     """The first of these that there is: rows of this id, of this key, of this number. And what their columns are."""
     ways = [pl.col("id") == name]
-    if len(name) == _KEY_DIGITS:
-        ways.append(pl.col("key") == name.lower())
+    if _KEY.fullmatch(name):
+        ways.append(pl.col("key").str.starts_with(name.lower()))
     if name.isascii() and name.isdigit() and len(name) < 19:
         ways.append(pl.col("row") == int(name))
     condition = Condition(f"--row {name}", pl.any_horizontal(ways), {"id", "key", "row"})
@@ -128,7 +129,7 @@ def _rows(folder: Folder, name: str) -> tuple[list[dict[str, Any]], Columns]:
             raise JobError(_none(folder, name))
         by_way: list[list[dict[str, Any]]] = [
             [row for row in rows if row["id"] == name],
-            [row for row in rows if row["key"] == name.lower()],
+            [row for row in rows if _KEY.fullmatch(name) and row["key"].startswith(name.lower())],
             rows,
         ]
         return next(filter(None, by_way)), chosen.about
