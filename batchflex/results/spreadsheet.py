@@ -59,7 +59,8 @@ class Spreadsheet(Writer):
         require_room(0, len(schema))
         self._temporary = tempfile.TemporaryDirectory(prefix="batchflex-xlsx-")
         settings = {"constant_memory": True, "tmpdir": self._temporary.name, "remove_timezone": True}
-        self._book = xlsxwriter.Workbook(stream, settings)
+        self._stream = _Lasting(stream)
+        self._book = xlsxwriter.Workbook(self._stream, settings)
         self._book.use_zip64()  # only where it has to be
         self._sheet: Any = self._book.add_worksheet("results")
         self._rows = 0
@@ -135,10 +136,32 @@ class Spreadsheet(Writer):
             except FileCreateError as error:  # has the error that the system gave
                 self._sheet._opt_close()
                 raise (error.args[0] if isinstance(error.args[0], OSError) else error) from None
+        if self._stream.failed is not None:
+            raise self._stream.failed
 
     def drop(self) -> None:
         self._sheet._opt_close()
         self._temporary.cleanup()
+
+
+class _Lasting:
+    """A stream to which writing never fails, as what packs the workbook would try it again when it is thrown away. ``failed`` is
+    why nothing more is written."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self.failed: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        if self.failed is None:
+            try:
+                self._stream.write(data)
+            except OSError as error:
+                self.failed = error
+        return memoryview(data).nbytes
+
+    def flush(self) -> None:
+        pass
 
 
 def _fitting(text: str) -> tuple[str, bool]:

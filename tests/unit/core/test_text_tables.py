@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 
 from batchflex.core import text_tables
 from batchflex.core.text_tables import Column, boxed, clipped, width
@@ -37,6 +37,7 @@ def test_what_is_clipped_fits_and_loses_nothing_else(text: str, most: int) -> No
     assert short == text or (short.endswith("…") and text.startswith(short[:-1]) and width(text) > most)
 
 
+@settings(max_examples=40)
 @given(st.lists(st.lists(TEXTS, min_size=2, max_size=2), min_size=1, max_size=7), st.integers(20, 130))
 def test_a_table_fits_whatever_is_in_it(columns: list[list[str]], most: int) -> None:
     made = boxed([Column(f"c{at}", cells, at % 2 == 1) for at, cells in enumerate(columns)], most)

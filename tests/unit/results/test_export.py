@@ -257,7 +257,7 @@ def test_nothing_is_left_by_an_export_that_is_terminated(out: Path) -> None:
 
 
 def test_a_full_disk_is_told(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for kind in ("parquet", "csv", "jsonl", "openai-batch"):
+    for kind in ("parquet", "csv", "tsv", "jsonl", "json", "xlsx", "openai-batch"):
         assert main.main(["results", str(out), "-o", "/dev/full", "--format", kind]) == 3
         assert "the disk is full: /dev/full could not be written" in capsys.readouterr().err
 

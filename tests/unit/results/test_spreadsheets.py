@@ -17,6 +17,7 @@ import pytest
 
 from batchflex.core.errors import JobError
 from batchflex.results import export_formats, spreadsheet
+from batchflex.results.query import choose
 from batchflex.storage.output_folder import Folder
 from tests.support.command_line import called
 from tests.support.scored_folders import answer, make
@@ -228,6 +229,7 @@ def test_either_name_of_the_ids_can_be_said(tmp_path: Path) -> None:
     for given in (["--columns", "review_id"], ["--columns", "id"], ["--columns", "review_*,id"]):
         chosen = called("results", tmp_path / "out", "-o", "-", *given, "--where", "review_id = 'r3' OR id = 'r4'")
         assert chosen.out == '{"review_id":"r3"}\n{"review_id":"r4"}\n'
+    assert choose(Folder(tmp_path / "out"), "review_id = 'r3'").examples == ["r3"], "and to ask again"
 
 
 def test_a_column_of_that_name_keeps_it_and_the_ids_theirs(tmp_path: Path) -> None:
