@@ -59,5 +59,6 @@ def _id_name(folder: Folder, names: Sequence[str]) -> str:
 
 def _by_parts(folder: Folder) -> Origins:
     job = job_of(folder)
+    _reading = folder.parts.reading()  # so that no part is merged away meanwhile
     footers = [part_files.footer(folder.parts, number) for number in part_files.part_numbers(folder.parts)]
     return layout_of(footers, job.sweep.variables, (), (), declared(job.schemas)).origins

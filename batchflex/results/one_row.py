@@ -199,6 +199,7 @@ def _is_point(values: Mapping[str, Any], swept: Mapping[str, Any]) -> bool:
 def _tries(folder: Folder, keys: set[str]) -> dict[str, list[Outcome]]:
     """All outcomes to these requests, the oldest first: in the parts, and in the journal what is not sealed yet."""
     found: dict[str, list[Outcome]] = {}
+    _reading = folder.parts.reading()  # so that no part is merged away meanwhile
     wanted = pa.array(sorted(keys), pa.string())
     for number in part_files.part_numbers(folder.parts):
         own = part_files.read_part(folder.parts, number, ["key"])["key"]
