@@ -5,23 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..core import aligned, clipped, count, duration, format, money, one_line, text_of
+from ..core import aligned, clipped, count, duration, format, money, one_line, text_of, text_tables
 
 _MOST_POINTS = 50
 _WIDEST = 24
 _SHOWN_LABELS = 12
 
 
-def text(found: Mapping[str, Any]) -> str:
-    """What ``scores.json`` holds, in as many lines as it takes."""
+def text(found: Mapping[str, Any], width: int | None = None) -> str:
+    """What ``scores.json`` holds, in as many lines as it takes; tables closer together where ``width`` cells are too few."""
     lines = [f"scores of {count(found['rows'], 'row')}, with {format.level(found['level'])} intervals"]
-    lines += _indented(_table(found))
+    lines += _indented(_table(found), width)
     if len(found["points"]) > _MOST_POINTS:
         lines.append(f"  … and {len(found['points']) - _MOST_POINTS:,} more sweep points; scores.json has them all")
-    lines += _indented(_samples(found))
+    lines += _indented(_samples(found), width)
     if len(found["points"]) == 1:
         for name, score in found["points"][0]["scores"].items():
-            lines += _labels(name, score["labels"])
+            lines += _labels(name, score["labels"], width)
     if others := sum(point.get("substituted") or 0 for point in found["points"]):
         lines.append(
             f"  {count(others, 'row')} answered by another model than was asked for, or by a fallback: see the columns "
@@ -97,7 +97,7 @@ def _samples(found: Mapping[str, Any]) -> list[list[str]]:
     return lines
 
 
-def _labels(name: str, labels: Mapping[str, Any] | None) -> list[str]:
+def _labels(name: str, labels: Mapping[str, Any] | None, width: int | None) -> list[str]:
     """The confusion matrix, a line for each label expected, with precision, recall and F1 beside it."""
     if labels is None or len(labels["names"]) > _SHOWN_LABELS:
         return []
@@ -106,20 +106,27 @@ def _labels(name: str, labels: Mapping[str, Any] | None) -> list[str]:
         if labels["support"][at]:
             measures = (format.percent(labels[measure][at]) for measure in ("precision", "recall", "f1"))
             lines.append([_cell(label), *(f"{n:,}" for n in labels["matrix"][at]), *measures])
-    return [*_indented(lines), f"  macro F1 of {name}: {format.percent(labels['macro_f1'])}"]
+    return [*_indented(lines, width), f"  macro F1 of {name}: {format.percent(labels['macro_f1'])}"]
 
 
-def _indented(lines: Sequence[Sequence[str]]) -> list[str]:
-    return [f"  {line}" for line in aligned(lines, gap="   ")]
+def _indented(lines: Sequence[Sequence[str]], width: int | None = None) -> list[str]:
+    for gap in ("   ", "  ", " "):
+        made = [f"  {line}" for line in aligned(lines, gap=gap)]
+        if width is None or max(map(text_tables.width, made), default=0) <= width:
+            break
+    return made
 
 
 # --------------------------------------------------------------------------------------------------- a comparison
 
-_LONGEST_ANSWER = 60
+_LONGEST_ANSWER, _SHORTEST_ANSWER, _BESIDE_ANSWERS = 60, 12, 40
 
 
-def comparison(found: Mapping[str, Any], names: Sequence[str], flips: Sequence[Mapping[str, Any]], flipped: int) -> str:
-    """A comparison as tables; ``flips`` are those of the ``flipped`` items that are to be shown, ``names`` the two operands."""
+def comparison(
+    found: Mapping[str, Any], names: Sequence[str], flips: Sequence[Mapping[str, Any]], flipped: int, width: int = 160
+) -> str:
+    """A comparison as tables, in ``width`` cells if they are enough; ``flips`` are those of the ``flipped`` items that are to be
+    shown, ``names`` the two operands."""
     lines = [f"A is {names[0]}", f"B is {names[1]}", f"{count(found['items'], 'item')} on both sides"]
     if found["only_a"] or found["only_b"]:
         lines[-1] += f"; {found['only_a']:,} only in A and {found['only_b']:,} only in B are left out"
@@ -134,16 +141,17 @@ def comparison(found: Mapping[str, Any], names: Sequence[str], flips: Sequence[M
             format.p_value(score["p_value"]), score["method"] or format.NOTHING,
             f"{score['wins']:,}", f"{score['losses']:,}", f"{score['ties']:,}",
         ])  # fmt: skip
-    lines += _indented(table)
+    lines += _indented(table, width)
     sides = [_side(name, found[name.lower()]) for name in "AB"]
     lines += _indented([["", "rows", "tokens", "cost", "latency"], *sides])
     if not flipped:
         return "\n".join([*lines, "  nothing flipped"])
+    said_in = max(_SHORTEST_ANSWER, min(_LONGEST_ANSWER, (width - _BESIDE_ANSWERS) // 2))
     shown = [["flipped", "item", "A", "B", "A said", "B said"]]
     for flip in flips:
-        item, *said = (_cell(flip.get(name), _LONGEST_ANSWER) for name in ("item", "content_a", "content_b"))
+        item, *said = (_cell(flip.get(name), said_in) for name in ("item", "content_a", "content_b"))
         shown.append([str(flip["score"]), item, format.figure(flip["a"]), format.figure(flip["b"]), *said])
-    lines += _indented(shown)
+    lines += _indented(shown, width)
     if flipped > len(flips):
         lines.append(f"  {len(flips):,} of {flipped:,} that flipped; --rows N shows more, -o FILE writes all")
     return "\n".join(lines)

@@ -48,7 +48,7 @@ def score(options: argparse.Namespace) -> int:
     if options.json:
         output.show_json(made.summary)
     else:
-        output.show(score_text.text(made.summary))
+        output.show(score_text.text(made.summary, output.width()))
     if made.unfinished is not None:
         output.say(made.unfinished)
     return 0 if made.unfinished is None else 3
@@ -70,5 +70,5 @@ def compare(options: argparse.Namespace) -> int:
         output.show_json({"a_is": one, "b_is": two, **found.told})
     else:
         flips = found.flips.head(options.rows).to_dicts()
-        output.show(score_text.comparison(found.told, (one, two), flips, found.flips.height))
+        output.show(score_text.comparison(found.told, (one, two), flips, found.flips.height, output.width()))
     return 0

@@ -37,3 +37,5 @@ def test_a_score_is_shown_alike_wherever_it_is_shown(tmp_path: Path) -> None:
         assert not any(other in text for other in ("96.2 %", "0.963 ", "96.25", "0.9625 "))
     assert "$0.1000" in scored.out and "$0.1000" in reported.out and "$0.1000" in page
     assert '["cost","$0.0013"]' in page, "the page's script shows what it is given"
+    narrow = called("score", sides[0], job, env={"COLUMNS": "50"}).out.splitlines()
+    assert len(narrow[2]) <= 50 < len(scored.out.splitlines()[2]), "closer together where there is less room"
