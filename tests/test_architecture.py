@@ -29,7 +29,7 @@ MODULES = sorted(
 )
 # These decide or describe; time and the world come in as arguments.
 PURE = {
-    "core": "cell_values events format frames message pandas_frames redact safe_text timings types",
+    "core": "cell_values events format frames message pandas_frames redact safe_text text_tables timings types",
     "protocol": (
         "chat chat_export chat_message chat_route chat_stream classify error_body event_stream failure_evidence failure_rules "
         "failure_text finish_reasons json_answers json_values loose_json openai_batch parameters pydantic_models "
@@ -37,8 +37,9 @@ PURE = {
     ),
     "attachments": "errors options tokens",
     "config": (
-        "choices commented_job dated_path diff durations endpoint_section fields job_checks mistake_messages notify_sections "
-        "parameter_tables path_variables run_outcomes score_sections secrets_check sections settings sweep partial_job sweep_checks"
+        "choices commented_job dated_path diff durations endpoint_section fields job_checks mistake_messages "
+        "notify_sections parameter_tables partial_job path_variables run_outcomes score_sections secrets_check sections "
+        "settings sweep sweep_checks"
     ),
     "storage": "carried_columns parsed_columns record model_substitutes positions",
     "plan": "encodings file_filters frame_input planner prefix_order row_prompts sharegpt template",

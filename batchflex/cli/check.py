@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from ..config import EndpointsEntry, Job, local, parse_duration
-from ..core import BAD, AttemptError, KeyReplaced, Outcome, RunFault, Status, one_line
+from ..core import BAD, AttemptError, KeyReplaced, Outcome, RunFault, Status, duration, one_line
 from ..endpoint import Catalog, Client, Endpoint, ModelInfo, Prices, model_list, model_list_cache, resolve, serving
 from ..protocol import RateLimits, failure_text
 from ..storage import priced_by, record
@@ -174,7 +174,7 @@ async def _ask(job: Job, client: Client, model: str, on_limits: Callable[[RateLi
     is_cut = made.status == "truncated" or made.cut_by == "limit"
     if is_cut and most > _MAX_TOKENS and not (made.content or "").strip():
         made = await _attempt(job, client, model, most, on_limits)
-    took = f"in {made.latency_s or 0.0:.2f} s ({made.prompt_tokens} + {made.completion_tokens} tokens)"
+    took = f"in {duration(made.latency_s or 0.0)} ({made.prompt_tokens} + {made.completion_tokens} tokens)"
     if made.status == "empty":
         return f"model     {model} answered {took}, but {made.error_message}; a row would be 'empty'", made.status
     said = " ".join((made.content or "").split())[:60]

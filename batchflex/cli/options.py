@@ -234,17 +234,23 @@ def _add_verbs_of_answers(verbs: _Verbs) -> None:
         "Also of a run in progress or interrupted. The whole table is OUT/results.parquet, or OUT/results/ if the job says "
         "so.", """
         out OUT            the output folder
-        -o, --output FILE  write them to FILE.parquet, .csv or .jsonl (.gz or .zst may follow the last two); - is standard output
-        --format {parquet,csv,jsonl,openai-batch}  what to write, whatever the name of the file is; on standard output jsonl by
-                           default. openai-batch: the lines of an OpenAI batch output file, failures in FILE_errors.jsonl; of a
-                           folder, in files named as OpenAI does
+        -o, --output FILE  write them to FILE.parquet, .csv, .tsv, .jsonl, .json (.gz or .zst may follow these but the first) or
+                           .xlsx; - is standard output
+        --format {parquet,csv,tsv,jsonl,json,xlsx,openai-batch}  what to write, whatever the name of the file is; on standard
+                           output jsonl by default. openai-batch: the lines of an OpenAI batch output file, failures in
+                           FILE_errors.jsonl; of a folder, in files named as OpenAI does
+        --excel            CSV and TSV for a spreadsheet: its encoding is told, and nothing in it is taken for a formula
+        --plain            name the ids 'id', whatever they are called in the input, and leave JSON in JSON text
+        --row ID           everything about one row: its id, or its key, or its number in the input
+        --counts A[,B]     how often each value of a column is there, of two each pair
         --where SQL        only rows that a condition chooses, over the columns of the results and their scores
         --columns A,B,…    only these columns, in this order; patterns such as parsed_* too
         --split-by COLUMN  with -o: a file for each value of this column, FILE-VALUE.parquet
         --reparse          parse the stored answers again, by [answer] of the job; sends nothing
         --set KEY=VALUE    with --reparse: a place in [answer], such as answer.lenient=true; may be repeated
-        --rows N           how many rows to show (20)
-    """, {"columns": {"type": names}, "rows": {"type": positive, "default": 20}})  # fmt: skip
+        --rows N           how many rows to show, or of --counts values (20)
+        --json             print what is shown, or what was written, as one line of JSON
+    """, {"columns": {"type": names}, "counts": {"type": names}, "rows": {"type": positive, "default": 20}})  # fmt: skip
     verbs.add(
         "score", "score the answers of a folder, again or in another way",
         "By the [[score]] tables of the folder's job, or of another job file. No row is sent again; a judge is asked only for "
@@ -282,7 +288,8 @@ def _add_verbs_of_answers(verbs: _Verbs) -> None:
         --on A,B,…         only how far both give the same in these columns of the results, such as a field of their JSON: share
                            and Cohen's kappa; needs no scores
         --cluster COLUMN   items with the same value there are not independent of each other; as 'cluster' in [[score]]
-        -o, --output FILE  write the comparison as a table to FILE.tex or .md, or all flips to FILE.parquet, .csv or .jsonl
+        -o, --output FILE  write the comparison as a table to FILE.tex or .md, or all flips to FILE.parquet, .csv, .tsv, .jsonl,
+                           .json or .xlsx
         --json             print it as one line of JSON, without the flips
     """, {**settings, "on": {"type": names}, "output": {"type": path}, "rows": {"type": positive, "default": 10}})  # fmt: skip
     retry = verbs.add(

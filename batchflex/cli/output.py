@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import shutil
 import sys
 from collections.abc import Iterable
 
@@ -24,6 +25,15 @@ def prepare_streams() -> None:
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
+
+
+_WIDTH = 120  # of a line where there is no terminal
+
+
+def width() -> int:
+    """How many cells a line may take: what ``COLUMNS`` says, else what the terminal has; 120 where there is none."""
+    is_told = os.environ.get("COLUMNS") or sys.stdout.isatty()
+    return shutil.get_terminal_size((_WIDTH, 24)).columns if is_told else _WIDTH
 
 
 def say(text: str, *, end: str = "\n") -> None:

@@ -15,6 +15,7 @@ from . import output
 from .process import rare_garbage_collection
 
 if TYPE_CHECKING:
+    from ..results import Target, Written
     from ..storage import Folder
 
 
@@ -32,42 +33,141 @@ def refresh(folder: Folder, *, scores: bool = False) -> None:
 
 
 def results(options: argparse.Namespace) -> int:
-    from ..results import export, selected
     from ..storage import Folder
-    from . import results_text
 
     folder = Folder(options.out)
-    if options.set and not options.reparse:
-        raise JobError("--set needs --reparse")
+    _require_fitting(options)
     refresh(folder)
     if options.reparse:
         _reparse(folder, options.set)
+    if options.row is not None:
+        return _row(options, folder)
+    return _counts(options, folder) if options.counts else _chosen(options, folder)
+
+
+_OTHERS = {  # what the name of each excludes
+    "row": ("counts", "output", "format", "where", "columns", "split_by", "excel"),
+    "counts": ("output", "format", "columns", "split_by", "excel"),
+}
+
+
+def _require_fitting(options: argparse.Namespace) -> None:
+    """:raises JobError: if options exclude each other."""
+    if options.set and not options.reparse:
+        raise JobError("--set needs --reparse")
+    for name, others in _OTHERS.items():
+        given = [other for other in others if getattr(options, other)]
+        if getattr(options, name) is not None and given:
+            other = "-o" if given[0] == "output" else f"--{given[0].replace('_', '-')}"
+            raise JobError(
+                f"{other} does not go with --{name}, which prints what it finds; --json prints it for a program"
+            )
+    if options.counts and len(options.counts) > 2:
+        raise JobError(
+            f"--counts takes one column, or two; found {len(options.counts)}: {one_line(','.join(options.counts))}"
+        )
+
+
+def _row(options: argparse.Namespace, folder: Folder) -> int:
+    from ..results import look_up
+    from . import row_text
+
+    found = look_up(folder, options.row)
+    if options.json:
+        output.show_json({"row": options.row, "found": [row.as_json() for row in found]})
+    else:
+        output.show(row_text.text(options.row, found, output.width()))
+    return 0
+
+
+def _counts(options: argparse.Namespace, folder: Folder) -> int:
+    from ..results import count, matching, selected
+    from . import counts_text
+
+    with selected(folder, options.where) as rows:
+        columns = [matching([name], rows.about, folder.path, "--counts") for name in options.counts]
+        if several := next((found for found in columns if len(found) > 1), None):
+            raise JobError(f"--counts takes names of columns, no patterns; that one means {', '.join(several[:5])}")
+        found = count(rows, [name for (name,) in columns], options.counts)
+        of = rows.of
+    if options.json:
+        output.show_json({**found.as_json(), "of": of})
+    else:
+        output.show(counts_text.text(found, options.rows, output.width()))
+        if options.where:
+            output.say(f"{found.rows:,} of {format.count(of, 'row')} fit {one_line(options.where)}")
+    return 0
+
+
+def _chosen(options: argparse.Namespace, folder: Folder) -> int:
+    """Show the rows, or write them."""
+    from ..results import export, selected
+    from . import results_text
+
     columns, by = options.columns, options.split_by
-    to = None if options.output is None else export.target(folder, options.output, options.format)
-    if to is None and (options.format or by):
-        option = "--split-by" if by else "--format"
-        raise JobError(f"{option} needs a file: name one with -o" + ("" if by else ", or - for standard output"))
-    if to is not None and to.format == export.OPENAI_BATCH and (columns or by):
-        option = "--columns" if columns else "--split-by"
-        raise JobError(f"{option} does not go with --format openai-batch, whose lines hold whole answers")
-    if to is not None and to.path is None and to.format == "parquet" and sys.stdout.isatty():
-        raise JobError("Parquet cannot be shown on a terminal: name a file with -o, or let a program read it")
+    to = _target(options, folder)
     beside = [by] if by else []
     # So that SIGTERM and SIGHUP, too, remove files that are half-written.
     numbers = [number for number in ending() if number != signal.SIGINT]
     exits = raising(numbers, lambda number: SystemExit(128 + number))
-    with exits, selected(folder, options.where, columns, beside=beside, again=bool(by)) as rows:
+    with (
+        exits,
+        selected(folder, options.where, columns, beside=beside, again=bool(by), plain=options.plain) as rows,
+    ):
         if options.where and not rows.rows:
             output.say(f"no row of {rows.of:,} fits {one_line(options.where)}")
         if to is None:
-            output.show(results_text.table(rows.head(options.rows), rows.rows, whole=columns is not None))
+            head = rows.head(options.rows)
+            if options.json:
+                output.show_json({"rows": rows.rows, "of": rows.of, "shown": export.as_objects(rows, head)})
+                return 0
+            named = "id" if options.plain else rows.about.id_name
+            shown = results_text.table(
+                head, rows.rows, rows.about.origins, output.width(), id_name=named, whole=columns is not None
+            )
+            output.show(shown)
             if options.where and rows.rows:
                 output.say(f"{rows.rows:,} of {format.count(rows.of, 'row')} fit {one_line(options.where)}")
             return 0
         written = export.split(rows, by, to, folder) if by else export.write(rows, to, folder, sys.stdout.buffer)
-        if to.path is not None:
+        if options.json:
+            output.show_json({"rows": rows.rows, "of": rows.of, "written": [_told(each) for each in written]})
+        elif to.path is not None:
             output.say(results_text.written(written, rows.of, is_batch=to.format == export.OPENAI_BATCH))
+        else:
+            for line in results_text.changed(written):
+                output.say(line)
     return 0
+
+
+def _target(options: argparse.Namespace, folder: Folder) -> Target | None:
+    """Where the rows go; ``None`` if they are shown.
+
+    :raises JobError: if the options do not say that, or exclude each other.
+    """
+    from ..results import export
+
+    columns, by = options.columns, options.split_by
+    if options.output is None:
+        for option, is_given in (("--split-by", by), ("--format", options.format), ("--excel", options.excel)):
+            if is_given:
+                end = "" if by else ", or - for standard output"
+                raise JobError(f"{option} needs a file: name one with -o{end}")
+        return None
+    to = export.target(folder, options.output, options.format, excel=options.excel)
+    if to.format == export.OPENAI_BATCH and (columns or by):
+        option = "--columns" if columns else "--split-by"
+        raise JobError(f"{option} does not go with --format openai-batch, whose lines hold whole answers")
+    if to.path is None and to.format in ("parquet", "xlsx") and sys.stdout.isatty():
+        kind = "Parquet" if to.format == "parquet" else "an Excel workbook"
+        raise JobError(f"{kind} cannot be shown on a terminal: name a file with -o, or let a program read it")
+    if to.path is None and options.json:
+        raise JobError("--json and -o - would both write to standard output; name a file with -o")
+    return to
+
+
+def _told(written: Written) -> dict[str, object]:
+    return {"path": str(written.path), "rows": written.rows, "defused": written.defused, "cut": written.cut}
 
 
 def _reparse(folder: Folder, settings: Sequence[str]) -> None:

@@ -206,6 +206,6 @@ def _say_scores(run: Run) -> None:
     from ..display import score_text
 
     if run.scores is not None:
-        output.say(score_text.text(run.scores))
+        output.say(score_text.text(run.scores, output.width()))
     if run.unscored is not None:
         output.say(run.unscored)

@@ -61,7 +61,7 @@ def score(options: argparse.Namespace) -> int:
     if options.json:
         output.show_json(made.summary)
     else:
-        output.show(score_text.text(made.summary))
+        output.show(score_text.text(made.summary, output.width()))
     if made.unfinished is not None:
         output.say(made.unfinished)
     return 0 if made.unfinished is None else 3
@@ -158,5 +158,5 @@ def compare(options: argparse.Namespace) -> int:
         output.show_json({"a_is": one.name, "b_is": two.name, **found.told})
     else:
         flips = found.flips.head(options.rows).to_dicts()
-        output.show(score_text.comparison(found.told, names, flips, found.flips.height))
+        output.show(score_text.comparison(found.told, names, flips, found.flips.height, output.width()))
     return 0

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import shutil
-import sys
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -19,7 +17,6 @@ from . import history as past_runs, history_text, output
 
 _WATCH_EVERY_S = 1.0
 _SCORED_EVERY_S = 10.0
-_WIDTH = 120  # of a line where there is no terminal
 
 
 def status(options: argparse.Namespace) -> int:
@@ -82,6 +79,5 @@ def history(options: argparse.Namespace) -> int:
         left_out = {str(folder): lines for folder, lines in found.unreadable.items()}
         output.show_json({"runs": shown, "of": len(found.runs), "unreadable": left_out})
     else:
-        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else _WIDTH
-        output.show(history_text.text(found, last=options.last, width=width))
+        output.show(history_text.text(found, last=options.last, width=output.width()))
     return 0

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         malloc as malloc,
         shell_command as shell_command,
         signals as signals,
+        text_tables as text_tables,
     )
     from .cell_values import text_of as text_of
     from .errors import (
@@ -53,11 +54,11 @@ if TYPE_CHECKING:
         unquoted as unquoted,
     )
     from .format import (
-        aligned as aligned,
-        clipped as clipped,
         count as count,
         duration as duration,
+        figure as figure,
         money as money,
+        percent as percent,
         seconds_between as seconds_between,
         short as short,
     )
@@ -74,6 +75,7 @@ if TYPE_CHECKING:
     )
     from .signals import Signalled as Signalled, ending as ending, raising as raising
     from .sorted_keys import SortedKeys as SortedKeys, key_halves as key_halves, raw as raw
+    from .text_tables import Column as Column, aligned as aligned, boxed as boxed, clipped as clipped
     from .timings import TIMINGS as TIMINGS
     from .types import (
         BAD as BAD,

@@ -15,7 +15,12 @@ _encode = msgspec.json.Encoder().encode
 
 def rows(batch: pa.RecordBatch) -> list[tuple[Any, ...]]:
     """The rows as Python values, in the order of the columns. Half the time that ``to_pylist`` takes."""
-    return list(zip(*map(_values, batch.columns), strict=True))
+    return list(zip(*columns(batch), strict=True))
+
+
+def columns(batch: pa.RecordBatch) -> list[list[Any]]:
+    """The same by column."""
+    return list(map(_values, batch.columns))
 
 
 def _values(column: pa.Array) -> list[Any]:

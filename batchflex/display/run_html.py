@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from ..core import BAD, STATUSES, count, duration, money, one_line, printable, seconds_between
+from ..core import BAD, STATUSES, count, duration, format, money, one_line, printable, seconds_between
 from ..storage import sent
 from . import run_text, score_text
 
@@ -103,14 +103,16 @@ def _scores(scores: Mapping[str, Any]) -> str:
     points: Sequence[Mapping[str, Any]] = scores["points"]
     variables = list(dict.fromkeys(name for point in points for name in point["point"]))
     names = [score["name"] for score in scores["scores"]]
+    shares = [score["is_share"] for score in scores["scores"]]
     costs = any(point["cost"] is not None for point in points)
     heads = [*variables, *(cell for name in names for cell in (name, "n")), *(["cost"] if costs else [])]
     lines = []
     for point in points[:_MOST_POINTS]:
         cells = [_text(one_line(str(point["point"].get(name, "–")), 60)) for name in variables]
-        for name in names:
+        for name, is_share in zip(names, shares, strict=True):
             score = point["scores"][name]
-            value, _, interval = score_text.number(score["mean"], (score["low"], score["high"])).partition(" ")
+            value = format.score(score["mean"], is_share=is_share)
+            interval = format.interval(score["low"], score["high"], is_share=is_share)
             cells += [f'<b>{value}</b> <span style="opacity:.7">{interval}</span>', f"{score['n']:,}"]
         cells += [money(point["cost"])] if costs else []
         lines.append("".join(f'<td style="{_CELL}">{cell}</td>' for cell in cells))
@@ -118,7 +120,7 @@ def _scores(scores: Mapping[str, Any]) -> str:
     body = "".join(f'<tr style="background:none">{line}</tr>' for line in lines)
     more = len(points) - _MOST_POINTS
     beyond = f'<div style="opacity:.75">… and {count(more, "more sweep point")}</div>' if more > 0 else ""
-    told = f"Scores of {count(scores['rows'], 'row')}, with {100 * scores['level']:g} % intervals"
+    told = f"Scores of {count(scores['rows'], 'row')}, with {format.level(scores['level'])} intervals"
     style = "border-collapse:collapse;margin:.2em 0;color:inherit;font:inherit"
     table = f'<table style="{style}"><tr style="background:none">{head}</tr>{body}</table>'
     judges = "".join(f"<div>{_text(score_text.judge_line(judge))}</div>" for judge in scores.get("judges", ()))

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..config import local
-from ..core import BAD, STATUSES, count, duration, money, one_line, seconds_between, short
+from ..core import BAD, STATUSES, count, duration, format, money, one_line, seconds_between, short
 from ..storage import RunState, priced_by, sent
 
 # Reasons to stop that would stop the next run as well, until somebody fixes what the message says.
@@ -128,8 +128,8 @@ def _retried(retry: Mapping[str, Any]) -> str:
 
 def progress(run_state: RunState, rate: float, *, quoting: bool) -> str:
     """How far a run is, in a line; ``rate`` is in rows a second."""
-    share = f" ({100 * run_state.done // run_state.planned} %)" if run_state.planned else ""
-    text = f"{rows_done(run_state.done, run_state.planned)} rows{share}, {rate:,.1f} rows/s, "
+    share = f" ({format.done_percent(run_state.done, run_state.planned)})" if run_state.planned else ""
+    text = f"{rows_done(run_state.done, run_state.planned)} rows{share}, {format.fixed(rate, 1)} rows/s, "
     text += facts(run_state, quoting=quoting)
     if run_state.planned and rate > 0:
         text += f", {duration((run_state.planned - run_state.done) / rate)} left"
@@ -155,7 +155,7 @@ def facts(run_state: RunState, *, quoting: bool) -> str:
 
 def status(state: Mapping[str, Any], held: bool, scores: str | None = None) -> str:
     """``state`` is ``run.json``; ``held`` says whether a process holds the folder now; ``scores`` is a line about them."""
-    share = f" ({100 * state['done'] // state['planned']} %)" if state["planned"] else ""
+    share = f" ({format.done_percent(state['done'], state['planned'])})" if state["planned"] else ""
     word = state["status"]
     if word == "running" and not held:
         word = "killed: nothing received is lost; run the same command again to go on"
@@ -199,7 +199,7 @@ def _speed(state: Mapping[str, Any]) -> str:
     rows = state["done"] - state["done_before"]
     if took <= 0 or rows <= 0:
         return ""
-    text = f", {rows / took:,.1f} rows/s"
+    text = f", {format.fixed(rows / took, 1)} rows/s"
     if state["planned"]:
         text += f", {duration((state['planned'] - state['done']) * took / rows)} left"
     return text

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..core import aligned, clipped, count, duration, money, one_line
+from ..core import aligned, clipped, count, duration, format, money, one_line, text_of, text_tables
 
 _MOST_POINTS = 50
 _WIDEST = 24
@@ -13,8 +13,9 @@ _SHOWN_LABELS = 12
 _FEW_CLUSTERS = 20
 
 
-def text(found: Mapping[str, Any]) -> str:
-    """What ``scores.json`` holds, in as many lines as it takes; with ``planned`` rows beside it they are scores so far."""
+def text(found: Mapping[str, Any], width: int | None = None) -> str:
+    """What ``scores.json`` holds, in as many lines as it takes; with ``planned`` rows beside it they are scores so far. Tables
+    are closer together where ``width`` cells are too few."""
     of = count(found["rows"], "row")
     if "planned" in found:
         of = (
@@ -22,19 +23,19 @@ def text(found: Mapping[str, Any]) -> str:
             if found["planned"] is None
             else f"{found['rows']:,} of {count(found['planned'], 'row')} so far"
         )
-    lines = [f"scores of {of}, with {100 * found['level']:g} % intervals"]
-    lines += _indented(_table(found))
+    lines = [f"scores of {of}, with {format.level(found['level'])} intervals"]
+    lines += _indented(_table(found), width)
     if len(found["points"]) > _MOST_POINTS:
         lines.append(f"  … and {len(found['points']) - _MOST_POINTS:,} more sweep points; scores.json has them all")
     lines += _clustered(found)
-    lines += _indented(_samples(found))
+    lines += _indented(_samples(found), width)
     compared = [spec for spec in found["scores"] if spec.get("comparison")]
     shares = [spec for spec in compared if spec["is_share"]]
     for spec in shares or compared[:1]:
-        lines += _versus(found, spec)
+        lines += _versus(found, spec, width)
     if len(found["points"]) == 1:
         for name, score in found["points"][0]["scores"].items():
-            lines += _labels(name, score["labels"])
+            lines += _labels(name, score["labels"], width)
     if others := sum(point.get("substituted") or 0 for point in found["points"]):
         lines.append(
             f"  {count(others, 'row')} answered by another model than was asked for, or by a fallback: see the columns "
@@ -45,15 +46,16 @@ def text(found: Mapping[str, Any]) -> str:
 
 
 def brief(found: Mapping[str, Any]) -> str:
-    """The same in a line: ``accuracy 0.963 [0.895, 0.987]``; of several sweep points from the lowest to the highest."""
+    """The same in a line: ``accuracy 96.3 % (89.5 to 98.7 %)``; of several sweep points from the lowest to the highest."""
     told = []
-    for name in [score["name"] for score in found["scores"]]:
+    for name, is_share in [(score["name"], score["is_share"]) for score in found["scores"]]:
         scores = [point["scores"][name] for point in found["points"]]
         means = sorted(score["mean"] for score in scores if score["mean"] is not None)
         if len(scores) == 1:
-            told.append(f"{name} {number(scores[0]['mean'], (scores[0]['low'], scores[0]['high']))}")
+            told.append(f"{name} {_with_interval(scores[0], is_share)}")
         elif means:
-            told.append(f"{name} {number(means[0])} to {number(means[-1])} at {len(scores):,} sweep points")
+            low, high = (format.score(mean, is_share=is_share) for mean in (means[0], means[-1]))
+            told.append(f"{name} {low} to {high} at {len(scores):,} sweep points")
     return f"{', '.join(told)} ({count(found['rows'], 'row')})"
 
 
@@ -70,12 +72,8 @@ def judge_line(judge: Mapping[str, Any]) -> str:
     return line
 
 
-def number(value: float | None, interval: Sequence[float | None] = ()) -> str:
-    """``0.813 [0.71, 0.88]``; a dash for nothing."""
-    if value is None:
-        return "–"
-    value_and_ends = [f"{n:.3f}" if abs(n) < 100 else f"{n:,.1f}" for n in (value, *interval) if n is not None]
-    return f"{value_and_ends[0]} [{', '.join(value_and_ends[1:])}]" if len(value_and_ends) == 3 else value_and_ends[0]
+def _with_interval(score: Mapping[str, Any], is_share: bool) -> str:
+    return format.with_interval(score["mean"], score["low"], score["high"], is_share=is_share)
 
 
 def _table(found: Mapping[str, Any]) -> list[list[str]]:
@@ -84,9 +82,9 @@ def _table(found: Mapping[str, Any]) -> list[list[str]]:
     columns: list[tuple[str, list[str]]] = []
     for name in dict.fromkeys(name for point in points for name in point["point"]):
         columns.append((name, [_cell(point["point"].get(name)) for point in points]))
-    for name in [score["name"] for score in found["scores"]]:
-        scores = [point["scores"][name] for point in points]
-        columns.append((name, [number(score["mean"], (score["low"], score["high"])) for score in scores]))
+    for spec in found["scores"]:
+        scores = [point["scores"][spec["name"]] for point in points]
+        columns.append((spec["name"], [_with_interval(score, spec["is_share"]) for score in scores]))
         columns.append(("n", [f"{score['n']:,}" for score in scores]))
     if any(point.get("substituted") for point in points):
         columns.append(("other model", [f"{point.get('substituted') or 0:,}" for point in points]))
@@ -101,7 +99,7 @@ def _table(found: Mapping[str, Any]) -> list[list[str]]:
 
 
 def _cell(value: Any, most: int = _WIDEST) -> str:
-    return "–" if value is None else clipped(one_line(str(value)), most)
+    return "–" if value is None else clipped(one_line(str(text_of(value))), most)
 
 
 def _samples(found: Mapping[str, Any]) -> list[list[str]]:
@@ -121,11 +119,11 @@ def _samples(found: Mapping[str, Any]) -> list[list[str]]:
     for values, name, score in rows:
         passed, majority = score["pass_at"] or {}, score["majority"]
         line = [*(_cell(values.get(variable)) for variable in variables), name]
-        line += [number(passed[k]["mean"]) if k in passed else "–" for k in ks]
-        line.append(number(majority["mean"], (majority["low"], majority["high"])) if majority else "–")
+        line += [format.percent(passed[k]["mean"] if k in passed else None) for k in ks]
+        line.append(_with_interval(majority, is_share=True) if majority else format.NOTHING)
         agreed = score.get("agreement") or {}
-        alpha = number(agreed.get("alpha"), (agreed.get("alpha_low"), agreed.get("alpha_high")))
-        lines.append([*line, number(score["kappa"]), alpha])
+        alpha = (agreed.get(name) for name in ("alpha", "alpha_low", "alpha_high"))
+        lines.append([*line, format.coefficient(score["kappa"]), format.coefficient_with_interval(*alpha)])
     return lines
 
 
@@ -144,7 +142,7 @@ def _clustered(found: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _versus(found: Mapping[str, Any], spec: Mapping[str, Any]) -> list[str]:
+def _versus(found: Mapping[str, Any], spec: Mapping[str, Any], width: int | None) -> list[str]:
     """How each sweep point differs from the best or the baseline, with corrected p-values."""
     described = spec.get("comparison")
     if described is None:
@@ -156,11 +154,12 @@ def _versus(found: Mapping[str, Any], spec: Mapping[str, Any]) -> list[str]:
     lines = [[*variables, head, "items", "p", "p (Holm)", "p (BH)", "test", "detectable"]]
     for point in shown:
         versus = point["scores"][spec["name"]]["versus"]
-        difference = _signed(versus["difference"])
-        ends = number(versus["difference"], (versus["low"], versus["high"])).partition(" ")[2]
-        line = [*(_cell(point["point"].get(name)) for name in variables), f"{difference} {ends}".rstrip()]
-        line += [f"{versus['items']:,}", *(p_value(versus[name]) for name in ("p_value", "p_holm", "p_bh"))]
-        lines.append([*line, versus["method"] or "–", number(versus["detectable"])])
+        ends = (versus[name] for name in ("difference", "low", "high"))
+        line = [_cell(point["point"].get(name)) for name in variables]
+        line += [format.difference_with_interval(*ends, is_share=spec["is_share"]), f"{versus['items']:,}"]
+        line += [format.p_value(versus[name]) for name in ("p_value", "p_holm", "p_bh")]
+        detectable = format.difference(versus["detectable"], is_share=spec["is_share"]).lstrip("+")
+        lines.append([*line, versus["method"] or format.NOTHING, detectable])
     if len(lines) == 1:
         return []
     named = ", ".join(f"{name} = {_cell(value)}" for name, value in reference.items())
@@ -168,62 +167,73 @@ def _versus(found: Mapping[str, Any], spec: Mapping[str, Any]) -> list[str]:
     about += count(described["family"], "comparison")
     if described["with"] == "best":
         about += ", all pairs, as the best is picked by the same data"
-    return [*_indented(lines), f"  {about}"]
+    return [*_indented(lines, width), f"  {about}"]
 
 
-def _labels(name: str, labels: Mapping[str, Any] | None) -> list[str]:
+def _labels(name: str, labels: Mapping[str, Any] | None, width: int | None) -> list[str]:
     """The confusion matrix, a line for each label expected, with precision, recall and F1 beside it."""
     if labels is None or len(labels["names"]) > _SHOWN_LABELS:
         return []
     lines = [[f"{name}: expected ↓ answered →", *map(_cell, labels["names"]), "precision", "recall", "F1"]]
     for at, label in enumerate(labels["names"]):
         if labels["support"][at]:
-            measures = (number(labels[measure][at]) for measure in ("precision", "recall", "f1"))
+            measures = (format.percent(labels[measure][at]) for measure in ("precision", "recall", "f1"))
             lines.append([_cell(label), *(f"{n:,}" for n in labels["matrix"][at]), *measures])
-    return [*_indented(lines), f"  macro F1 of {name}: {number(labels['macro_f1'])}"]
+    return [*_indented(lines, width), f"  macro F1 of {name}: {format.percent(labels['macro_f1'])}"]
 
 
-def _indented(lines: Sequence[Sequence[str]]) -> list[str]:
-    return [f"  {line}" for line in aligned(lines, gap="   ")]
+def _indented(lines: Sequence[Sequence[str]], width: int | None = None) -> list[str]:
+    for gap in ("   ", "  ", " "):
+        made = [f"  {line}" for line in aligned(lines, gap=gap)]
+        if width is None or max(map(text_tables.width, made), default=0) <= width:
+            break
+    return made
 
 
 # --------------------------------------------------------------------------------------------------- a comparison
 
-_LONGEST_ANSWER = 60
+_LONGEST_ANSWER, _SHORTEST_ANSWER, _BESIDE_ANSWERS = 60, 12, 40
 
 
-def comparison(found: Mapping[str, Any], names: Sequence[str], flips: Sequence[Mapping[str, Any]], flipped: int) -> str:
-    """A comparison as tables; ``flips`` are those of the ``flipped`` items that are to be shown, ``names`` the two operands."""
+def comparison(
+    found: Mapping[str, Any], names: Sequence[str], flips: Sequence[Mapping[str, Any]], flipped: int, width: int = 160
+) -> str:
+    """A comparison as tables, in ``width`` cells if they are enough; ``flips`` are those of the ``flipped`` items that are to be
+    shown, ``names`` the two operands."""
     lines = [f"A is {names[0]}", f"B is {names[1]}", f"{count(found['items'], 'item')} on both sides"]
     if found["only_a"] or found["only_b"]:
         lines[-1] += f"; {found['only_a']:,} only in A and {found['only_b']:,} only in B are left out"
-    interval = f"{100 * found['level']:g} % interval"
+    interval = f"{format.level(found['level'])} interval"
     several = sum(score["p_value"] is not None for score in found["scores"]) > 1
     corrected = ["p (Holm)", "p (BH)"] if several else []
     clustered = ["clusters"] if found["cluster"] is not None else []
     head = ["", "items", *clustered, "A", "B", "B - A", interval, "p", *corrected, "test", "detectable"]
     table = [[*head, "wins", "losses", "ties"]]
     for score in found["scores"]:
-        ends = number(score["difference"], (score["low"], score["high"])).partition(" ")
+        is_share = score["is_share"]
         line = [score["name"], f"{score['items']:,}", *(f"{score[name]:,}" for name in clustered)]
-        line += [number(score["a"]), number(score["b"]), _signed(score["difference"]), ends[2] or "–"]
-        line += [p_value(score["p_value"]), *(p_value(score[name]) for name in ("p_holm", "p_bh") if several)]
-        line += [score["method"] or "–", number(score["detectable"])]
+        line += [format.score(score[side], is_share=is_share) for side in "ab"]
+        line.append(format.difference(score["difference"], is_share=is_share))
+        line.append(format.difference_interval(score["low"], score["high"], is_share=is_share))
+        line += [format.p_value(score[name]) for name in ("p_value", *(("p_holm", "p_bh") if several else ()))]
+        detectable = format.difference(score["detectable"], is_share=is_share).lstrip("+")
+        line += [score["method"] or format.NOTHING, detectable]
         table.append([*line, f"{score['wins']:,}", f"{score['losses']:,}", f"{score['ties']:,}"])
-    lines += _indented(table)
+    lines += _indented(table, width)
     if clustered:
         lines.append(f"  clustered by {one_line(found['cluster'])}")
     if agreed := [_agreed(score) for score in found["scores"] if score["agreement"]]:
-        lines += _indented([["agreement", "on", "rows", "equal", "kappa"], *agreed])
+        lines += _indented([["agreement", "on", "rows", "equal", "kappa"], *agreed], width)
     sides = [_side(name, found[name.lower()]) for name in "AB"]
     lines += _indented([["", "rows", "tokens", "cost", "latency"], *sides])
     if not flipped:
         return "\n".join([*lines, "  nothing flipped"])
+    said_in = max(_SHORTEST_ANSWER, min(_LONGEST_ANSWER, (width - _BESIDE_ANSWERS) // 2))
     shown = [["flipped", "item", "A", "B", "A said", "B said"]]
     for flip in flips:
-        item, *said = (_cell(flip.get(name), _LONGEST_ANSWER) for name in ("item", "content_a", "content_b"))
-        shown.append([str(flip["score"]), item, number(flip["a"]), number(flip["b"]), *said])
-    lines += _indented(shown)
+        item, *said = (_cell(flip.get(name), said_in) for name in ("item", "content_a", "content_b"))
+        shown.append([str(flip["score"]), item, format.figure(flip["a"]), format.figure(flip["b"]), *said])
+    lines += _indented(shown, width)
     if flipped > len(flips):
         lines.append(f"  {len(flips):,} of {flipped:,} that flipped; --rows N shows more, -o FILE writes all")
     return "\n".join(lines)
@@ -231,13 +241,12 @@ def comparison(found: Mapping[str, Any], names: Sequence[str], flips: Sequence[M
 
 def agreement(found: Mapping[str, Any], names: Sequence[str]) -> str:
     """How far two sides agree in some columns."""
-    lines = [f"A is {names[0]}", f"B is {names[1]}, with {100 * found['level']:g} % intervals"]
+    lines = [f"A is {names[0]}", f"B is {names[1]}, with {format.level(found['level'])} intervals"]
     if not found["agreement"]:
         return "\n".join([*lines, "  no row has a value on both sides"])
     rows = []
     for each in found["agreement"]:
-        kappa = number(each["kappa"], (each["kappa_low"], each["kappa_high"]))
-        rows.append([each["on"], f"{each['rows']:,}", number(each["share"], (each["low"], each["high"])), kappa])
+        rows.append([each["on"], f"{each['rows']:,}", *_equal_and_kappa(each)])
     lines += _indented([["column", "rows", "equal", "kappa"], *rows])
     return "\n".join([*lines, *([f"  clustered by {one_line(found['cluster'])}"] if found["cluster"] else [])])
 
@@ -246,20 +255,15 @@ def _agreed(score: Mapping[str, Any]) -> list[str]:
     """How far both sides gave the same label, or were right and wrong at the same rows."""
     found = score["agreement"]
     on = "the answer" if found["on"] == "answer" else "right or wrong"
-    equal, kappa = number(found["share"], (found["low"], found["high"])), found["kappa"]
-    return [score["name"], on, f"{found['rows']:,}", equal, number(kappa, (found["kappa_low"], found["kappa_high"]))]
+    return [score["name"], on, f"{found['rows']:,}", *_equal_and_kappa(found)]
+
+
+def _equal_and_kappa(found: Mapping[str, Any]) -> tuple[str, str]:
+    equal = format.with_interval(found["share"], found["low"], found["high"], is_share=True)
+    return equal, format.coefficient_with_interval(found["kappa"], found["kappa_low"], found["kappa_high"])
 
 
 def _side(name: str, side: Mapping[str, Any]) -> list[str]:
     tokens = [side[kind] for kind in ("prompt_tokens", "completion_tokens") if side[kind] is not None]
     total = f"{sum(tokens):,}" if tokens else "–"
     return [name, f"{side['rows']:,}", total, money(side["cost"]), duration(side["latency_s"])]
-
-
-def _signed(value: float | None) -> str:
-    return "–" if value is None else f"{value:+.3f}" if abs(value) < 100 else f"{value:+,.1f}"
-
-
-def p_value(p: float | None) -> str:
-    """``0.031``, ``<0.001``."""
-    return "–" if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from ..config import Job, build, dated_path, environment_of, for_another_server, path_variables, retry_fault
-from ..core import FolderError, InputError, JobError, Request, one_line
+from ..core import FolderError, InputError, JobError, Request, money, one_line
 from ..endpoint import Prices, known, resolve_all
 from ..plan import (
     AnswerIndex,
@@ -270,7 +270,7 @@ def _lines(facts: Mapping[str, Any]) -> Iterator[str]:
         bound = f"at most {most:,} of completion" if most is not None else "no bound on completion: set max_tokens"
         yield f"  tokens    about {facts['prompt_tokens']:,} of prompt, {bound}"
         if facts["cost_at_most"] is not None:
-            yield f"  cost      ${facts['cost_at_most']:,.4f} at most, with the prompt as estimated"
+            yield f"  cost      {money(facts['cost_at_most'])} at most, with the prompt as estimated"
 
 
 def preview(retry: Retry) -> RetryPreview:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..config import End, Occasion
-from ..core import STATUSES, json_line, one_line, redacted
+from ..core import STATUSES, json_line, money, one_line, redacted
 from ..storage import sent
 
 _MOST_CHARACTERS = 300  # a field of Slack may have 2,000, and one may become five
@@ -73,7 +73,7 @@ def facts(summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if summary["status"] not in ("refused", "test"):
         yield "Rows", _rows(summary)
         tokens = summary["prompt_tokens"] + summary["completion_tokens"]
-        cost = "" if summary["cost"] is None else f", ${summary['cost']:,.4f}"
+        cost = "" if summary["cost"] is None else f", {money(summary['cost'])}"
         yield "This run", f"{sent(summary)}, {tokens:,} tokens{cost}"
     began, ended = (datetime.datetime.fromisoformat(summary[name]) for name in ("started_at", "finished_at"))
     yield "Took", str(datetime.timedelta(seconds=round((ended - began).total_seconds())))

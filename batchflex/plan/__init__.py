@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .input_paths import require_input as require_input
     from .input_sample import InputSample as InputSample, sample_of as sample_of
     from .plan import Plan as Plan
-    from .planner import Passed as Passed, PlanDiff as PlanDiff, points as points
+    from .planner import Passed as Passed, PlanDiff as PlanDiff, is_repetition as is_repetition, points as points
     from .prefix_order import PrefixQueue as PrefixQueue, grouped as grouped, name_of as name_of
     from .preparation import (
         Held as Held,

@@ -72,6 +72,12 @@ def _numbered(key: bytes, number: int) -> bytes:
     return _hash(key + number.to_bytes(8, "little"))
 
 
+def is_repetition(key: bytes, of: bytes, name: str) -> bool:
+    """Whether a key is that of a repetition of the request ``of``: then the row's id, its ``name``, ends in its number."""
+    number = name.rpartition("-")[2]
+    return number.isascii() and number.isdigit() and len(number) < 19 and _numbered(of, int(number)) == key
+
+
 def _framed(text: str) -> bytes:
     """The text with its length before it, so that it cannot run into what follows."""
     encoded = text.encode()

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..config import Job, changes, endpoint_of
-from ..core import InputError, JobChanged, Request
+from ..core import InputError, JobChanged, Request, money
 from ..storage import Folder, Layout, ResultsFiles, carried_updates, part_files, writer
 from .completion_marker import CompletionMarker, settled
 from .plan import Plan
@@ -379,7 +379,7 @@ def _what_changed(job: Job, folder: Folder, diff: PlanDiff, concerned: _Concerne
         shown += f"\n  … and {len(differences) - _SHOWN_CHANGES} more"
     worth = ""
     if concerned.tokens:
-        worth = f" They took {concerned.tokens:,} tokens{f' and ${concerned.cost:.4f}' if concerned.cost else ''}."
+        worth = f" They took {concerned.tokens:,} tokens{f' and {money(concerned.cost)}' if concerned.cost else ''}."
     return (
         f"the job has changed since the answers in {folder.path} were given:{shown}\n"
         f"{concerned.answers:,} of {diff.planned or 0:,} requests would now be sent differently.{worth} "

@@ -7,6 +7,7 @@ from typing import Any
 
 import altair as alt
 
+from ..core import format, money, percent
 from . import headline
 from .breakdown import Distribution
 from .canvas import ACCENT, INK, WARM, Spec, by_flag, counts, data, drawn, matrix, name_axis
@@ -136,7 +137,7 @@ def trade(digest: Digest, spec: ScoreSpec) -> tuple[Spec, str] | None:
         rows.append({
             **_named(digest, point),
             **_figures(spec, point.scores[spec.name]),
-            "price": price, "front": front, "paid": f"${price:,.4g}" if what == "cost" else f"{price:,.0f}",
+            "price": price, "front": front, "paid": money(price) if what == "cost" else format.fixed(price, 0),
         })  # fmt: skip
     dear, cheap = max(row["price"] for row in rows), min(row["price"] for row in rows)
     lowest, highest = min(row["low"] for row in rows), max(row["high"] for row in rows)
@@ -205,7 +206,7 @@ def confusion(labels: Labels, most: int = 16) -> Spec:
         for across, answered in enumerate(names):
             n = labels.matrix[down][across]
             rows.append({"expected": name, "answered": answered, "rows": n, "share": n / total, "right": down == across,
-                         "said": f"{n:,}" if n else "", "part": headline.share(n / total)})  # fmt: skip
+                         "said": f"{n:,}" if n else "", "part": percent(n / total)})  # fmt: skip
     base = alt.Chart(data(rows)).encode(
         x=alt.X("answered:N", sort=names, axis=alt.Axis(title="answered", orient="top", labelColor=INK, labelLimit=110,
                                                         labelAngle=0 if len(names) <= 5 else -40)),
@@ -239,7 +240,7 @@ def answers(found: Distribution) -> Spec:
     named = [(name, n, True) for name, n in zip(found.names, found.counts, strict=True)]
     more = [("other values", found.others, False), ("no value", found.nothing, False)]
     rows: list[dict[str, Any]] = [
-        {"name": name, "rows": n, "said": f"{n:,} · {headline.share(n / total)}", "plain": plain}
+        {"name": name, "rows": n, "said": f"{n:,} · {percent(n / total)}", "plain": plain}
         for name, n, plain in [*named, *(each for each in more if each[1])]
     ]
     order = [row["name"] for row in rows]

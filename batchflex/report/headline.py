@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ..core import BAD, STATUSES, aligned, clipped, count, duration, money, one_line, seconds_between
+from ..core import BAD, STATUSES, aligned, clipped, count, duration, format, money, one_line, percent, seconds_between
 from .digest import Digest, PointDigest
 from .score_section import Interval, ScoreSpec, Versus
 
@@ -68,27 +68,12 @@ def took(digest: Digest) -> float | None:
 
 def value(spec: ScoreSpec, number: float | None) -> str:
     """``91.7 %`` for a share, three significant digits for other scores."""
-    if number is None:
-        return "–"
-    return f"{100 * number:.1f} %" if spec.is_share else figure(number)
-
-
-def figure(number: float) -> str:
-    """Three significant digits, with thousands separators."""
-    return f"{number:,.0f}" if abs(number) >= 100 else f"{number:.3g}"
-
-
-def share(number: float) -> str:
-    return f"{100 * number:.0f} %" if number >= 0.0995 or number == 0 else f"{100 * number:.1f} %"
+    return format.score(number, is_share=spec.is_share)
 
 
 def between(spec: ScoreSpec, score: Interval) -> str:
     """``64.6 to 98.5 %``; empty without an interval."""
-    if score.low is None or score.high is None:
-        return ""
-    if spec.is_share:
-        return f"{100 * score.low:.1f} to {100 * score.high:.1f} %"
-    return f"{figure(score.low)} to {figure(score.high)}"
+    return format.interval(score.low, score.high, is_share=spec.is_share)
 
 
 def method(score: Interval) -> str:
@@ -174,7 +159,7 @@ def headline(digest: Digest) -> tuple[str, str]:
     basis = count(score.n, "row")
     if score.items not in (0, score.n):
         basis += f" of {count(score.items, 'item')}"
-    level = f"{100 * digest.scores.level:g} %"
+    level = format.level(digest.scores.level)
     more = f"{level} interval {interval} ({method(score)}), {basis}." if interval else f"{basis}; no interval."
     if len(ranked) == 1:
         return said, more
@@ -215,26 +200,11 @@ def _tested(digest: Digest, spec: ScoreSpec, ranked: Sequence[PointDigest], fami
     return f"Not surely lower ({tests}): {some}; there the order may be chance."
 
 
-def p_text(p: float | None) -> str:
-    return "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
-
-
 def difference(spec: ScoreSpec, found: Versus | None) -> str:
-    """``-3.1 (-5.0 to -1.2)``: percentage points of a share."""
-    if found is None or found.difference is None:
-        return "–"
-
-    def shown(number: float, sign: str = "") -> str:
-        return (
-            f"{100 * number:{sign}.1f}"
-            if spec.is_share
-            else f"{number:{sign}.3f}"
-            if abs(number) < 100
-            else f"{number:{sign},.1f}"
-        )
-
-    said = shown(found.difference, "+")
-    return said if found.low is None or found.high is None else f"{said} ({shown(found.low)} to {shown(found.high)})"
+    """``-3.1 pp (-5.0 to -1.2 pp)``: percentage points of a share."""
+    if found is None:
+        return format.NOTHING
+    return format.difference_with_interval(found.difference, found.low, found.high, is_share=spec.is_share)
 
 
 def _unscored(digest: Digest) -> tuple[str, str]:
@@ -255,7 +225,7 @@ def spent(digest: Digest) -> str:
         return "tokens: the endpoint reported none"
     prompt = f"{whole.prompt_tokens or 0:,} prompt"
     if whole.cached_share is not None:
-        prompt += f" ({share(whole.cached_share)} read from cache)"
+        prompt += f" ({percent(whole.cached_share)} read from cache)"
     text = f"tokens: {prompt} + {whole.completion_tokens or 0:,} completion"
     return text if whole.cost is None else f"{text}; {money(whole.cost)}"
 
@@ -295,7 +265,5 @@ def _table(digest: Digest) -> list[str]:
 
 def cell(spec: ScoreSpec, score: Interval | None) -> str:
     """``91.7 % (64.6 to 98.5 %)``; a dash where there is no mean."""
-    if score is None or score.mean is None:
-        return "–"
-    interval = between(spec, score)
-    return value(spec, score.mean) + (f" ({interval})" if interval else "")
+    score = score or Interval()
+    return format.with_interval(score.mean, score.low, score.high, is_share=spec.is_share)

@@ -14,7 +14,7 @@ import jinja2
 import msgspec
 from markupsafe import Markup
 
-from ..core import STATUSES, __version__, duration, money, printable
+from ..core import STATUSES, __version__, duration, figure, format, money, percent, printable
 from . import canvas, headline
 from .digest import Digest
 from .sample_rows import KINDS, Row, shortened, shown
@@ -67,7 +67,7 @@ def render(digest: Digest, now: datetime.datetime) -> str:
         sections=shown_sections,
         has_rows=bool(digest.rows),
         rows_lead=_rows_lead(digest),
-        level=None if digest.scores is None else f"{100 * digest.scores.level:g} %",
+        level=None if digest.scores is None else format.level(digest.scores.level),
         runs=_runs(digest),
         job_toml=shown(digest.job_toml, _JOB_CHARS),
         out=os.path.normpath(digest.out),
@@ -119,8 +119,8 @@ def _tiles(digest: Digest) -> list[tuple[str, str, str]]:
     tiles = [("Rows", f"{whole.rows:,}{of}", ", ".join(several) or headline.statuses(digest))]
     if whole.tokens is not None:
         cached = whole.cached_share
-        remark = f"{whole.tokens / whole.rows:,.0f} a row"
-        remark = remark if cached is None else f"{headline.share(cached)} of the prompts from cache"
+        remark = f"{format.fixed(whole.tokens / whole.rows, 1)} a row"
+        remark = remark if cached is None else f"{percent(cached)} of the prompts from cache"
         tiles.append(("Tokens", f"{whole.tokens:,}", remark))
     if whole.cost is not None:
         tiles.append(("Cost", money(whole.cost), f"{money(1000 * whole.cost / whole.rows)} for 1,000 rows"))
@@ -129,7 +129,7 @@ def _tiles(digest: Digest) -> list[tuple[str, str, str]]:
         tiles.append(("Latency, median", p50, f"95 % within {p95}"))
     if seconds:
         runs = f" in {len(digest.runs)} runs" if len(digest.runs) > 1 else ""
-        tiles.append(("Time", duration(seconds), f"{whole.rows / seconds:,.1f} rows a second{runs}"))
+        tiles.append(("Time", duration(seconds), f"{format.fixed(whole.rows / seconds, 1)} rows a second{runs}"))
     model = shown(digest.models[0], 60) if digest.models else "–"
     more = f" and {len(digest.models) - 1} more" if len(digest.models) > 1 else ""
     tiles.append(("Model", f"{model}{more}", f"at {shown(digest.endpoint, 60)}"))
@@ -165,13 +165,13 @@ def _rows(digest: Digest) -> dict[str, Any]:
     rows = digest.rows
     while True:
         for most in _CELLS:
-            found = {**about, **_packed(rows, names, most)}
+            found = {**about, **_packed(rows, list(digest.variables), names, most)}
             if len(msgspec.json.encode(found, enc_hook=str)) <= _ROWS_BYTES or len(rows) <= 1:
                 return found
         rows = rows[::2]
 
 
-def _packed(rows: Sequence[Row], names: dict[str, str], most: int) -> dict[str, Any]:
+def _packed(rows: Sequence[Row], variables: Sequence[str], names: dict[str, str], most: int) -> dict[str, Any]:
     texts: dict[str, int] = {}
     prefixes = {
         point: _common([row.prompt for row in rows if row.point == point and row.prompt])
@@ -190,8 +190,35 @@ def _packed(rows: Sequence[Row], names: dict[str, str], most: int) -> dict[str, 
             "s": {name: row.scores[column] for name, column in names.items() if column in row.scores},
             "m": prompt,
             "h": prefixes[row.point],
+            "t": {name: figure(row.scores.get(column)) for name, column in names.items()},
+            "f": _facts(row, variables, names),
         })  # fmt: skip
     return {"rows": packed, "texts": list(texts)}
+
+
+def _facts(row: Row, variables: Sequence[str], names: dict[str, str]) -> list[tuple[str, str]]:
+    """What is shown of a row besides its texts, name and value, as text: the page's script formats no number itself."""
+    values = row.values
+
+    def tokens(name: str) -> str | None:
+        return None if values.get(name) is None else f"{values[name]:,} tokens"
+
+    def seconds(name: str) -> str | None:
+        return None if values.get(name) is None else duration(values[name])
+
+    cost, attempts = values.get("cost"), values.get("attempts") or 0
+    facts: list[tuple[str, Any]] = [
+        ("row", values["row"]), ("sample", values.get("sample") or None), *zip(variables, row.point, strict=True),
+        ("status", values["status"]), ("finish", values.get("finish_reason")), ("model", values.get("model")),
+        ("endpoint", values.get("endpoint")), ("prompt", tokens("prompt_tokens")),
+        ("from cache", tokens("cache_read_input_tokens")), ("answer", tokens("completion_tokens")),
+        ("cost", None if cost is None else money(cost)), ("latency", seconds("latency_s")),
+        ("first token", seconds("ttft_s")), ("attempts", attempts if attempts > 1 else None),
+        *((name, None if row.scores.get(column) is None else figure(row.scores[column])) for name, column in names.items()),
+    ]  # fmt: skip
+    return [
+        (name, f"{value:,}" if isinstance(value, int) else value) for name, value in facts if value not in (None, "")
+    ]
 
 
 def _common(prompts: Sequence[Sequence[Any]]) -> int:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import msgspec
 import polars as pl
 
-from ..attachments import described
-from ..core import EndpointError, InputError, JobError, KeySet, printable
-from ..plan import Passed, Plan
-from ..protocol import conversation
+from ..core import printable
+from ..plan import Plan
+from ..results import prompts as prompts_of_rows
 from ..storage import COLUMNS
 from .breakdown import text
 
@@ -30,7 +28,6 @@ _PER_KIND = 40
 _OURS = "batchflex."  # before names that no column of the table has
 _AT = f"{_OURS}at"
 _CELL = 2_000
-_PLANNED_ROWS = 1_000_000  # passing over them takes a second
 _SHOWN = ("id", "row", "sample", "status", "content", "reasoning", "tool_calls", "parsed", "finish_reason", "model",
           "prompt_tokens", "completion_tokens", "cache_read_input_tokens", "cost", "latency_s", "ttft_s", "attempts",
           "http_status", "error_type", "error_code", "error_message", "endpoint")  # fmt: skip
@@ -152,42 +149,8 @@ def shortened(words: str, most: int) -> str:
 def prompts(plan: Plan, rows: Sequence[tuple[bytes, Row]]) -> dict[bytes, list[Message]]:
     """The prompts of these rows, by key, as far as the input still yields them. Only the first million rows of an input are
     read."""
-    wanted = {key: row for key, row in rows if row.values["row"] < _PLANNED_ROWS}
-    if not wanted:
-        return {}
-    last = max(row.values["row"] for row in wanted.values())
-    passed = bytearray(b"\1" * (last + 1))
-    for row in wanted.values():
-        passed[row.values["row"]] = 0
-    found: dict[bytes, list[Message]] = {}
-    plan.answered = lambda keys: [key in wanted for key in keys]
-    try:
-        for block in plan.blocks(Passed(bytes(passed), KeySet())):
-            for request in block:
-                if request.key in wanted:
-                    spoken = conversation(msgspec.json.decode(described(request.body, request.files)))
-                    found[request.key] = [
-                        Message(shown(role, 40), shown("\n".join(_texts(said)))) for role, said in spoken
-                    ]
-            if block and block[-1].row >= last:
-                break
-    except (InputError, JobError, EndpointError):  # the input has changed, or is gone
-        pass
-    return found
-
-
-def _texts(content: Any) -> Iterator[str]:
-    if isinstance(content, str):
-        yield content
-    for part in content if isinstance(content, list) else ():
-        kind = part.get("type", "?") if isinstance(part, Mapping) else "?"
-        yield str(part["text"]) if kind == "text" and "text" in part else _named(kind, part)
-
-
-def _named(kind: Any, part: Any) -> str:
-    """A part that is no text; an image by its name or address."""
-    image = part.get(kind) if isinstance(part, Mapping) else None
-    url = image.get("url") if isinstance(image, Mapping) else None
-    if not isinstance(url, str) or url.startswith("data:"):
-        return f"[{kind}]"
-    return url if url.startswith("<") else f"[{kind} {url}]"
+    bodies = prompts_of_rows.of_keys(plan, {key: row.values["row"] for key, row in rows})
+    return {
+        key: [Message(shown(role, 40), shown(said)) for role, said in prompts_of_rows.spoken(body)]
+        for key, body in bodies.items()
+    }

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from ..core import count, duration, money
+from ..core import count, duration, format, money, percent
 from . import charts, headline, speed
 from .digest import Digest, PointDigest
 from .score_section import Interval, Labels, Score, ScoreSpec
@@ -94,7 +94,7 @@ def _scores(digest: Digest) -> Section | None:
     specs = _specs(digest)
     if not specs or digest.scores is None:
         return None
-    level = f"{100 * digest.scores.level:g} %"
+    level = format.level(digest.scores.level)
     methods = sorted({headline.method(s) for p in digest.points for s in p.scores.values() if s.method})
     lead = f"Dots are means, lines their {level} intervals ({', '.join(methods)})." if methods else "Dots are means."
     clustered = dict.fromkeys(spec.cluster for spec in specs if spec.cluster)
@@ -131,14 +131,13 @@ def _numbers(digest: Digest, specs: list[ScoreSpec]) -> Table:
         if any(score.majority for score in found):
             columns.append((f"{name}majority vote", [_mean(spec, score.majority) for score in found]))
         if any(score.kappa is not None for score in found):
-            kappas = ["–" if score.kappa is None else f"{score.kappa:.2f}" for score in found]
-            columns.append((f"{name}Fleiss' κ", kappas))
+            columns.append((f"{name}Fleiss' κ", [format.coefficient(score.kappa) for score in found]))
         if any(score.agreement for score in found):
             columns.append((f"{name}Krippendorff's α", [_alpha(score) for score in found]))
     figures = [point.figures for point in points]
     columns.append(("rows", [f"{f.rows:,}" for f in figures]))
     columns.append(
-        ("tokens a row", ["–" if f.tokens is None else f"{f.tokens / max(1, f.rows):,.0f}" for f in figures])
+        ("tokens a row", ["–" if f.tokens is None else format.fixed(f.tokens / max(1, f.rows), 1) for f in figures])
     )
     if any(f.cost is not None for f in figures):
         columns.append(("cost", [money(f.cost) for f in figures]))
@@ -168,7 +167,7 @@ def _compared(digest: Digest, specs: list[ScoreSpec]) -> Iterator[Table]:
         values = _values(digest, [point for point, _ in shown])
         rows = [
             [*(cells[at] for _, cells in values), headline.difference(spec, found), f"{found.items:,}",
-             *(headline.p_text(p) for p in (found.p_value, found.p_holm, found.p_bh)),
+             *(format.p_value(p) for p in (found.p_value, found.p_holm, found.p_bh)),
              "–" if found.detectable is None else headline.value(spec, found.detectable)]
             for at, (_, found) in enumerate(shown)
         ]  # fmt: skip
@@ -186,11 +185,9 @@ def _mean(spec: ScoreSpec, interval: Interval | None) -> str:
 
 def _alpha(score: Score) -> str:
     found = score.agreement
-    if found is None or found.alpha is None:
-        return "–"
-    if found.alpha_low is None or found.alpha_high is None:
-        return f"{found.alpha:.2f}"
-    return f"{found.alpha:.2f} ({found.alpha_low:.2f} to {found.alpha_high:.2f})"
+    if found is None:
+        return format.NOTHING
+    return format.coefficient_with_interval(found.alpha, found.alpha_low, found.alpha_high)
 
 
 def _heat(digest: Digest) -> Section | None:
@@ -238,7 +235,7 @@ def _labels(digest: Digest) -> Section | None:
     if len(labelled) > len(points):
         lead += f" The {len(points)} points that score highest."
     title = "Precision and recall" + (f" of {headline.name_of(digest, best)}" if len(points) > 1 else "")
-    title += f"; macro F1 {labels.macro_f1:.3f}" if labels.macro_f1 is not None else ""
+    title += f"; macro F1 {percent(labels.macro_f1)}" if labels.macro_f1 is not None else ""
     measures = (labels.precision, labels.recall, labels.f1)
     rows = [
         [
@@ -258,8 +255,7 @@ def _labels_of(point: PointDigest, spec: ScoreSpec) -> Labels | None:
 
 
 def _ratio(column: list[float | None], at: int) -> str:
-    value = column[at] if at < len(column) else None
-    return "–" if value is None else f"{100 * value:.1f} %"
+    return percent(column[at] if at < len(column) else None)
 
 
 def _answers(digest: Digest) -> Section | None:
@@ -273,7 +269,7 @@ def _histograms(digest: Digest) -> Section | None:
     if not digest.numbers:
         return None
     figures = [
-        Figure(speed.histogram(found, name, name, headline.figure), name) for name, found in digest.numbers.items()
+        Figure(speed.histogram(found, name, name, format.figure), name) for name, found in digest.numbers.items()
     ]
     lead = "How the numbers in the answers, and scores that are numbers, are distributed, over all rows."
     return Section("numbers", "Numbers", lead, figures)
@@ -283,12 +279,12 @@ def _failures(digest: Digest) -> Section | None:
     if not digest.causes:
         return None
     rows = [
-        [f"{c.rows:,}", headline.share(c.rows / digest.whole.rows), c.status, c.what, c.message or "–", c.id]
+        [f"{c.rows:,}", percent(c.rows / digest.whole.rows), c.status, c.what, c.message or "–", c.id]
         for c in digest.causes
     ]
     if digest.causes_beyond:
         beyond = digest.causes_beyond
-        rows.append([f"{beyond:,}", headline.share(beyond / digest.whole.rows), "", "other causes", "", ""])
+        rows.append([f"{beyond:,}", percent(beyond / digest.whole.rows), "", "other causes", "", ""])
     wrong = digest.whole.rows - digest.whole.status["ok"]
     lead = f"{wrong:,} rows that are not ok, by cause, each with the words of one of them."
     table = Table("", ["rows", "share", "status", "cause", "for example", "id"], rows, (0, 1))
@@ -316,7 +312,7 @@ def _time(digest: Digest) -> Section | None:
         runs = digest.timeline
         figures = [Figure(spec, title) for title, spec in speed.over_time(runs)]
         bound = ", ".join(
-            f"{_BINDINGS.get(name, name)} {headline.share(part)}" for name, part in list(runs.bound_by.items())[:4]
+            f"{_BINDINGS.get(name, name)} {percent(part)}" for name, part in list(runs.bound_by.items())[:4]
         )
         lead = f"What kept the run from being faster, by share of the time: {bound}." if bound else ""
         if not any(step.refused for step in runs.steps):
@@ -340,7 +336,7 @@ def _tokens(digest: Digest) -> Section | None:
         ("of these reasoning", whole.reasoning_tokens, whole.completion_tokens), ("together", whole.tokens, None),
     ]  # fmt: skip
     rows = [
-        [name, f"{n:,}", f"{n / whole.rows:,.1f}", headline.share(n / of) if of else ""]
+        [name, f"{n:,}", format.fixed(n / whole.rows, 1), percent(n / of) if of else ""]
         for name, n, of in lines
         if n is not None
     ]

@@ -7,7 +7,7 @@ from typing import Any
 
 import altair as alt
 
-from ..core import duration
+from ..core import duration, format
 from . import headline
 from .breakdown import Flow, Histogram
 from .canvas import ACCENT, INK, MUTED, SERIES, WARM, Spec, counts, data, drawn, name_axis
@@ -52,7 +52,8 @@ def over_time(timeline: Timeline) -> list[tuple[str, Spec]]:
     unit, divisor = _unit(timeline.steps[-1].at_s)
     top = max(step.at_s for step in timeline.steps) / divisor
     rows = [
-        {"at": step.at_s / divisor, "run": step.run, "answers": round(step.answers_per_s, 3), "flight": round(step.in_flight, 1),
+        {"at": step.at_s / divisor, "run": step.run, "answers": round(step.answers_per_s, 3),
+         "said": format.fixed(step.answers_per_s, 1), "flight": round(step.in_flight, 1),
          "window": step.window, "refused": step.refused, "retries": step.retries}
         for step in timeline.steps
     ]  # fmt: skip
@@ -70,7 +71,7 @@ def over_time(timeline: Timeline) -> list[tuple[str, Spec]]:
     def placed(*charts: alt.Chart) -> Spec:
         return drawn(alt.layer(*charts, *rules), 130)
 
-    answers = line.encode(y=y("answers"), tooltip=[alt.Tooltip("answers:Q", title="answers/s")])
+    answers = line.encode(y=y("answers"), tooltip=[alt.Tooltip("said:N", title="answers/s")])
     tooltip = [alt.Tooltip("flight:Q", title="in flight"), alt.Tooltip("window:Q", title="may be")]
     flight = placed(line.encode(y=y("flight"), tooltip=tooltip), dashed.encode(y=y("window")))
     found = [("Answers a second", placed(answers)), ("Requests in flight (dashed: as many as may be)", flight)]
@@ -85,14 +86,19 @@ def flow(found: Flow) -> Spec:
     """Rows that ended a second, over the time of a run, from the results alone."""
     unit, divisor = _unit(found.begin_s[-1] + found.width_s)
     rows = [
-        {"at": begin / divisor, "end": (begin + found.width_s) / divisor, "rate": n / found.width_s}
+        {
+            "at": begin / divisor,
+            "end": (begin + found.width_s) / divisor,
+            "rate": n / found.width_s,
+            "said": format.fixed(n / found.width_s, 1),
+        }
         for begin, n in zip(found.begin_s, found.rows, strict=True)
     ]
     chart = alt.Chart(data(rows)).mark_bar(color=ACCENT, opacity=0.75, binSpacing=1).encode(
         x=alt.X("at:Q", bin="binned", scale=alt.Scale(nice=False),
                 axis=alt.Axis(title=f"{unit} since the first request", grid=False, tickCount=6)),
         x2="end:Q", y=alt.Y("rate:Q", axis=counts()),
-        tooltip=[alt.Tooltip("rate:Q", title="rows/s", format=".3~s")],
+        tooltip=[alt.Tooltip("said:N", title="rows/s")],
     )  # fmt: skip
     return drawn(alt.layer(chart), 130)
 
@@ -118,6 +124,7 @@ def tokens(digest: Digest) -> Spec | None:
                 "part": part,
                 "order": at,
                 "each": n / max(1, f.rows),
+                "said": format.fixed(n / max(1, f.rows), 1),
                 "sum": n,
             }
             for at, (part, n) in enumerate(zip(parts, (prompt, cached, reasoning, answer), strict=True))
@@ -134,7 +141,7 @@ def tokens(digest: Digest) -> Spec | None:
         color=alt.Color("part:N", scale=alt.Scale(domain=there, range=colours), legend=alt.Legend(title=None)),
         order=alt.Order("order:Q"),
         tooltip=[alt.Tooltip("name:N", title=" "), alt.Tooltip("part:N", title="tokens"),
-                 alt.Tooltip("each:Q", title="a row", format=",.1f"),
+                 alt.Tooltip("said:N", title="a row"),
                  alt.Tooltip("sum:Q", title="in all", format=",")],
     )  # fmt: skip
     return drawn(alt.layer(chart), 30 * len(order) + 10)

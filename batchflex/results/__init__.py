@@ -7,11 +7,19 @@ from typing import TYPE_CHECKING
 from ..core.lazy import exports
 
 if TYPE_CHECKING:
-    from . import answer_columns as answer_columns, compact as compact, export as export, view as view
+    from . import (
+        answer_columns as answer_columns,
+        compact as compact,
+        export as export,
+        prompts as prompts,
+        view as view,
+    )
     from .carried_refresh import refresh as refresh
-    from .export import Written as Written
+    from .counts import Counts as Counts, count as count
+    from .export import Target as Target, Written as Written
     from .live_table import assemble as assemble, is_newest as is_newest, plan_of as plan_of
-    from .query import Choice as Choice, choose as choose, selected as selected
+    from .one_row import OneRow as OneRow, look_up as look_up
+    from .query import Choice as Choice, choose as choose, matching as matching, selected as selected
     from .reparsing import reparse as reparse
     from .result_row import ResultRow as ResultRow
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import resource
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
@@ -17,7 +17,7 @@ from ..core import FolderError, JobError, malloc
 from ..plan import points
 from ..protocol import openai_batch
 from ..storage import Folder, replaced, replacing, storing, sweep_columns
-from . import export_formats, splitting
+from . import export_formats, splitting, spreadsheet
 from .live_table import job_of
 from .query import Selected
 
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 OPENAI_BATCH = "openai-batch"
 FORMATS = (*export_formats.FORMATS, OPENAI_BATCH)
-_ENDINGS = "should end in .parquet, .csv, .jsonl (.gz or .zst may follow the last two)"
+_ENDINGS = "should end in .parquet, .csv, .tsv, .jsonl, .json (.gz or .zst may follow these but the first) or .xlsx"
+_FOR_SPREADSHEETS = ("csv", "tsv", "xlsx")
 _HELD_BYTES = 48 << 20  # of all files of a split export together
 _FEW = 16  # files, whose rows make row groups large enough within that
 _OTHER_FILES = 64
@@ -35,12 +36,13 @@ _TRIMMED_EVERY = 8  # batches
 
 class Target(NamedTuple):
     """Where rows go, ``None`` for standard output, and how they are written there. ``errors`` is the second file of
-    ``openai-batch``; without it its lines go to the first one."""
+    ``openai-batch``; without it its lines go to the first one. ``excel`` says that CSV is for a spreadsheet."""
 
     path: Path | None
     format: str
     packing: str | None = None
     errors: Path | None = None
+    excel: bool = False
 
     @property
     def is_stream(self) -> bool:
@@ -49,18 +51,30 @@ class Target(NamedTuple):
 
 
 class Written(NamedTuple):
-    """A file and how many rows it has."""
+    """A file and how many rows it has. ``defused`` and ``cut`` are as of a :class:`~.export_formats.Writer`."""
 
     path: Path | None
     rows: int
+    defused: int = 0
+    cut: int = 0
 
 
-def target(folder: Folder, output: str, kind: str | None = None) -> Target:
-    """What ``-o`` and ``--format`` ask for.
+def target(folder: Folder, output: str, kind: str | None = None, *, excel: bool = False) -> Target:
+    """What ``-o``, ``--format`` and ``--excel`` ask for.
 
     :raises JobError: if they do not fit each other.
+    :raises MissingExtra: if the package for such a file is not installed.
     :raises FolderError: if no such file can be written, or it is one that the folder's runs keep.
     """
+    found = _target(folder, output, kind)
+    if excel and found.format not in _FOR_SPREADSHEETS:
+        raise JobError("--excel is for CSV and TSV: name such a file with -o, or say --format csv")
+    if found.format == "xlsx":
+        spreadsheet.require()
+    return found._replace(excel=excel)
+
+
+def _target(folder: Folder, output: str, kind: str | None) -> Target:
     if output == "-":
         return Target(None, kind or "jsonl")
     path = Path(output)
@@ -77,8 +91,8 @@ def target(folder: Folder, output: str, kind: str | None = None) -> Target:
         raise FolderError(f"{path} {_ENDINGS}, or --format should say what to write")
     if means and said.format and said.format != means:
         raise JobError(f"--format {kind} does not go with the name {path.name}")
-    if said.packing and (means or said.format) == "parquet":
-        raise FolderError(f"{path}: Parquet is compressed in itself; leave out .{said.packing}")
+    if said.packing and (packed := export_formats.PACKED_ANYWAY.get(means or str(said.format))):
+        raise FolderError(f"{path}: {packed} is compressed in itself; leave out .{said.packing}")
     errors = path.with_name(f"{said.stem}_errors{said.suffix or '.jsonl'}") if kind == OPENAI_BATCH else None
     return _allowed(folder, Target(path, kind or str(said.format), said.packing, errors))
 
@@ -101,24 +115,28 @@ def require_place(path: Path) -> None:
 def write(rows: Selected, to: Target, folder: Folder, stdout: IO[bytes]) -> list[Written]:
     """Write the rows as the target says.
 
+    :raises JobError: if they are too many for a file of this kind.
     :raises StorageError: if they cannot be written; an older file stays as it is.
     """
+    if to.format == "xlsx":
+        spreadsheet.require_room(rows.rows, len(rows.columns))
     if to.is_stream:
         with _streaming(to.path, stdout) as stream:
-            return [Written(to.path, sum(_write(rows, [stream], to, folder)))]
+            counts = _write(rows, [stream], to, folder)
+            return [Written(to.path, sum(each.rows for each in counts), counts[0].defused, counts[0].cut)]
     paths = [path for path in (to.path, to.errors) if path is not None]
     with storing(paths[0]), replacing() as opened:
         counts = _write(rows, [opened(path.resolve()) for path in paths], to, folder)
-    return [Written(path, count) for path, count in zip(paths, counts, strict=True)]
+    return [count._replace(path=path) for path, count in zip(paths, counts, strict=True)]
 
 
-def _write(rows: Selected, streams: Sequence[IO[bytes]], to: Target, folder: Folder) -> list[int]:
+def _write(rows: Selected, streams: Sequence[IO[bytes]], to: Target, folder: Folder) -> list[Written]:
     if to.format == OPENAI_BATCH:
-        return _write_lines(rows, streams, to.packing, _ids(folder))
-    with _file(streams[0], to, rows.schema) as into:
+        return [Written(None, count) for count in _write_lines(rows, streams, to.packing, _ids(folder))]
+    with _file(streams[0], to, rows) as into:
         for batch in rows.batches():
-            into.write(batch)
-    return [rows.rows]
+            into.write(rows.named(batch))
+    return [Written(None, rows.rows, into.defused, into.cut)]
 
 
 def _write_lines(rows: Selected, streams: Sequence[IO[bytes]], packing: str | None, ids: openai_batch.Ids) -> list[int]:
@@ -130,6 +148,11 @@ def _write_lines(rows: Selected, streams: Sequence[IO[bytes]], packing: str | No
                 packed[-1 if is_error else 0].write(line)
                 counts[is_error] += 1
     return counts
+
+
+def as_objects(rows: Selected, some: pa.Table) -> list[dict[str, Any]]:
+    """Some of the rows as JSON has them."""
+    return [row for batch in some.to_batches() for row in export_formats.objects(batch, rows.structured)]
 
 
 def _ids(folder: Folder) -> openai_batch.Ids:
@@ -149,6 +172,7 @@ def split(rows: Selected, by: str, to: Target, folder: Folder) -> list[Written]:
     """
     if to.path is None or to.is_stream:
         raise JobError("--split-by writes several files: name them with -o FILE")
+    by = rows.about.own(by)
     found = splitting.values((batch.column(0) for batch in rows.batches([by])), by)
     said = export_formats.naming(to.path)
     paths = {
@@ -157,22 +181,21 @@ def split(rows: Selected, by: str, to: Target, folder: Folder) -> list[Written]:
     for path in paths.values():
         _allowed(folder, to._replace(path=path))
     spill = to.path.resolve().parent if len(paths) > _FEW else None
-    _open_files(2 * len(paths) if spill else len(paths))
+    _open_files(2 * len(paths) if spill or to.format == "xlsx" else len(paths))
     read = rows.columns if by in rows.columns else [*rows.columns, by]
     counts = dict.fromkeys(paths, 0)
     with storing(to.path), replacing() as opened, contextlib.ExitStack() as stack:
         into = {
-            text: stack.enter_context(_file(opened(path.resolve()), to, rows.schema, spill))
-            for text, path in paths.items()
+            text: stack.enter_context(_file(opened(path.resolve()), to, rows, spill)) for text, path in paths.items()
         }
         for number, batch in enumerate(_larger(rows.batches(read)) if len(paths) > _FEW else rows.batches(read)):
             for text, part in splitting.parts(batch, by):
-                into[text].write(part.select(rows.columns))
+                into[text].write(rows.named(part.select(rows.columns)))
                 counts[text] += len(part)
             _let_go(list(into.values()))
             if number % _TRIMMED_EVERY == 0:  # many small arrays come and go, and leave memory in pieces
                 malloc.trim()
-    return [Written(path, counts[text]) for text, path in paths.items()]
+    return [Written(path, counts[text], into[text].defused, into[text].cut) for text, path in paths.items()]
 
 
 def _larger(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -207,11 +230,12 @@ def _open_files(files: int) -> None:
 
 
 @contextlib.contextmanager
-def _file(
-    stream: IO[bytes], to: Target, schema: pa.Schema, spill: Path | None = None
-) -> Iterator[export_formats.Writer]:
+def _file(stream: IO[bytes], to: Target, rows: Selected, spill: Path | None = None) -> Iterator[export_formats.Writer]:
     packed = export_formats.packed(stream, to.packing)
-    writer = export_formats.writer(to.format, packed, schema, spill)
+    structured = rows.structured if to.format in ("jsonl", "json") else frozenset[str]()
+    writer = export_formats.writer(
+        to.format, packed, rows.schema, spill, export_formats.Style(structured, excel=to.excel)
+    )
     try:
         yield writer
     except BaseException:
@@ -236,16 +260,21 @@ def _streaming(path: Path | None, stdout: IO[bytes]) -> Iterator[IO[bytes]]:
 
 
 def write_frame(frame: pl.DataFrame, path: Path) -> None:
-    """Write a frame as Parquet, CSV or JSON lines, as the name says; atomically.
+    """Write a frame as the name says, in one of :data:`~.export_formats.FORMATS`; atomically.
 
+    :raises MissingExtra: if the package for such a file is not installed.
     :raises FolderError: if the name says something else, or there is no such folder.
     :raises StorageError: if it cannot be written.
     """
     require_place(path)
-    makers: dict[str, Callable[[Any], Any]] = {
-        ".parquet": frame.write_parquet, ".csv": frame.write_csv, ".jsonl": frame.write_ndjson,
-    }  # fmt: skip
-    if (writer := makers.get(path.suffix.lower())) is None:
-        raise FolderError(f"{path} should end in {', '.join(makers)}")
+    kind = export_formats.naming(path).format
+    if kind is None or path.suffix.lower() != f".{kind}":
+        raise FolderError(f"{path} should end in {', '.join(f'.{each}' for each in export_formats.FORMATS)}")
+    if kind == "xlsx":
+        spreadsheet.require()
+    table = frame.to_arrow()
     with storing(path), replaced(path) as stream:
-        writer(stream)
+        writer = export_formats.writer(kind, stream, table.schema)
+        for batch in table.to_batches():
+            writer.write(batch)
+        writer.close()

@@ -105,6 +105,7 @@ class Made:
     def __init__(self, folder: Folder) -> None:
         made = assemble(folder)
         self.schema: pa.Schema = made.schema
+        self.origins = made.layout.origins
         self.rows = made.rows
         self._tables = made.batches
 

@@ -42,14 +42,15 @@ def compare(
     questions of one passage; an item where it is null is one by itself.
 
     ``told`` has ``level``, ``cluster``, ``items`` (on both sides), ``only_a``, ``only_b``, ``a`` and ``b`` (``rows``, tokens,
-    ``cost`` and median ``latency_s`` of each side), and ``scores``, of each its ``name``, ``items``, the means ``a`` and ``b``,
-    ``difference`` (B minus A) with ``low`` and ``high``, its standard error ``se`` with ``df`` degrees of freedom, ``clusters``,
-    ``p_value`` with its ``method`` (``mcnemar-exact``, ``mcnemar``, ``paired-t`` or ``cluster-t``), ``detectable`` (the smallest
-    difference that so many items find four times of five), ``wins``, ``losses`` and ``ties``, ``p_holm`` and ``p_bh`` (corrected
-    for as many scores as there are), and ``agreement`` (``on``, ``rows``, ``share`` and Cohen's ``kappa`` with the ends of their
-    intervals), where both frames have a column ``answered_NAME`` with the label that was answered, or else right and wrong.
-    ``flips`` has ``score``, ``item``, ``a``, ``b`` and, of the columns of ``show`` that there are, the values of each side
-    (``content_a``, ``content_b``); the largest changes come first.
+    ``cost`` and median ``latency_s`` of each side), and ``scores``, of each its ``name``, whether it ``is_share`` (each row
+    right or wrong), ``items``, the means ``a`` and ``b``, ``difference`` (B minus A) with ``low`` and ``high``, its standard
+    error ``se`` with ``df`` degrees of freedom, ``clusters``, ``p_value`` with its ``method`` (``mcnemar-exact``, ``mcnemar``,
+    ``paired-t`` or ``cluster-t``), ``detectable`` (the smallest difference that so many items find four times of five),
+    ``wins``, ``losses`` and ``ties``, ``p_holm`` and ``p_bh`` (corrected for as many scores as there are), and ``agreement``
+    (``on``, ``rows``, ``share`` and Cohen's ``kappa`` with the ends of their intervals), where both frames have a column
+    ``answered_NAME`` with the label that was answered, or else right and wrong. ``flips`` has ``score``, ``item``, ``a``, ``b``
+    and, of the columns of ``show`` that there are, the values of each side (``content_a``, ``content_b``); the largest changes
+    come first.
 
     :raises JobError: if the two have no score or no item in common, or lack the column ``item`` or ``cluster``.
     """
@@ -78,7 +79,8 @@ def compare(
         single = (pl.col(f"n_{name}") <= 1) & (pl.col(f"n_{name}_b") <= 1)
         own = [] if cluster_of is None else ["cluster"]
         pairs = both.select("item", *own, a=pl.col(name), b=pl.col(f"{name}_b"), single=single).drop_nulls()
-        scores.append({"name": name, **compared(pairs, level)})
+        is_share = all(_is_share(frame[_PREFIX + name]) for frame in (one, two))
+        scores.append({"name": name, "is_share": is_share, **compared(pairs, level)})
         flips.append(_flipped(pairs, name))
     p_values = [score["p_value"] for score in scores]
     adjusted = zip(scores, names, many_tests.holm(p_values), many_tests.benjamini_hochberg(p_values), strict=True)
@@ -185,6 +187,11 @@ def _agreement_of(
         "rows": found.rows, "share": found.share, "low": low, "high": high,
         "kappa": found.coefficient, "kappa_low": kappa_low, "kappa_high": kappa_high,
     }  # fmt: skip
+
+
+def _is_share(values: pl.Series) -> bool:
+    """Whether each value is right or wrong, so that their mean is a share."""
+    return bool(((values == 0) | (values == 1)).all())
 
 
 def _flipped(pairs: pl.DataFrame, name: str) -> pl.DataFrame:

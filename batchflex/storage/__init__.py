@@ -42,7 +42,12 @@ if TYPE_CHECKING:
     from .positions import OPEN as OPEN, Layout as Layout, Span as Span, file_at as file_at, shaped as shaped
     from .record import RowContext as RowContext, with_verdict as with_verdict
     from .rejected_answers import PENDING as PENDING, RejectedAnswers as RejectedAnswers
-    from .results_columns import sweep_columns as sweep_columns
+    from .results_columns import (
+        JSON_COLUMNS as JSON_COLUMNS,
+        Origins as Origins,
+        layout_of as layout_of,
+        sweep_columns as sweep_columns,
+    )
     from .run_history import (
         Attempt as Attempt,
         HistoryLine as HistoryLine,

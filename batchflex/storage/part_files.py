@@ -49,6 +49,7 @@ PART_SCHEMA = pa.schema([*COLUMNS.items(), *_INSIDE.items()])
 _KINDS, _TYPES, _SIZE = b"batchflex.carry_kinds", b"batchflex.carry_schema", b"batchflex.bytes"
 # Of a results table; see results_table.Assembled.
 MADE_OF, MADE_OF_PARTS, MADE_OF_CARRIED = b"batchflex.made_of", b"batchflex.parts", b"batchflex.carried"
+ORIGINS = b"batchflex.columns"
 _FIELDS, _VOID = b"batchflex.parsed_kinds", b"batchflex.void"
 STANDS_FOR, _ID = b"batchflex.stands_for", b"batchflex.id"
 _ZERO = {"reasks"}  # 0, not null, in parts of versions that did not have it

@@ -12,18 +12,40 @@ from ..core import Outcome
 from . import carried_columns, parsed_columns, part_files
 from .part_files import COLUMNS
 
+# Those of the fixed columns that hold JSON; ``response`` of a failure may be anything.
+JSON_COLUMNS = ("tool_calls", "parsed", "response", "retried_with")
+
+
+class Origins(msgspec.Struct, frozen=True):
+    """Where the columns of a table come from that are none of the fixed ones; ``json`` are those of strings in which each is the
+    JSON of a value that is no string."""
+
+    sweep: list[str]
+    carry: list[str]
+    fields: list[str]
+    json: list[str]
+
 
 class ResultsLayout(NamedTuple):
     """The columns a results table has beside the fixed ones: sweep variables, carried columns and fields of structured
-    answers, by output name."""
+    answers, by output name. ``json`` is as in :class:`Origins`."""
 
     sweep: dict[str, tuple[str, pa.DataType]]
     carry: dict[str, tuple[str, pa.DataType]]
     fields: dict[str, tuple[str, pa.DataType]]
+    json: Sequence[str] = ()
+
+    @property
+    def sides(self) -> tuple[dict[str, tuple[str, pa.DataType]], ...]:
+        return self.sweep, self.carry, self.fields
+
+    @property
+    def origins(self) -> Origins:
+        return Origins(list(self.sweep), list(self.carry), list(self.fields), list(self.json))
 
     @property
     def schema(self) -> pa.Schema:
-        more = [(name, kind) for side in self for name, (_, kind) in side.items()]
+        more = [(name, kind) for side in self.sides for name, (_, kind) in side.items()]
         return pa.schema([*COLUMNS.items(), *more])
 
 
@@ -47,9 +69,11 @@ def layout_of(
         whole = part_files.together([whole, part_files.Footer(kinds, types, fields)])
     stale_answers = [msgspec.json.decode(label) for label in foreign]
     sweep = {}
+    seen: dict[str, Collection[str]] = {}  # the kinds of values in each column
     for out, name in sweep_columns(variables).items():
         values = [*variables[name], *(point.get(name) for point in stale_answers)]
-        sweep[out] = (name, carried_columns.type_of(map(carried_columns.kind_of, values)))
+        seen[out] = set(map(carried_columns.kind_of, values))
+        sweep[out] = (name, carried_columns.type_of(seen[out]))
     known = dict(zip(whole.types.names, whole.types.types, strict=True))
     carry = {
         out: (name, known.get(name) or carried_columns.type_of(whole.kinds[name]))
@@ -60,7 +84,16 @@ def layout_of(
         out: (name, parsed_columns.type_of(whole.fields.get(name, ()), declared.get(name, ())))
         for out, name in _named([*declared, *others], {*COLUMNS, *sweep, *carry}, "parsed_").items()
     }
-    return ResultsLayout(sweep, carry, of_answers)
+    seen |= {out: whole.kinds[name] for out, (name, _) in carry.items()}
+    seen |= {out: whole.fields.get(name, ()) for out, (name, _) in of_answers.items()}
+    kinds = {out: kind for side in (sweep, carry, of_answers) for out, (_, kind) in side.items()}
+    json = [out for out, kind in kinds.items() if pa.types.is_string(kind) and _are_json(seen[out])]
+    return ResultsLayout(sweep, carry, of_answers, json)
+
+
+def _are_json(kinds: Collection[str]) -> bool:
+    """Whether the strings of a column are all JSON, as none of its values is a string."""
+    return "str" not in kinds and any(kind != "null" for kind in kinds)
 
 
 def sweep_columns(variables: Iterable[str]) -> dict[str, str]:

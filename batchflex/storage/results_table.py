@@ -51,12 +51,16 @@ class Assembled(NamedTuple):
     the parts that it is made of. The ``stretches`` are all of it, piece by piece. ``between`` is called between the steps of
     making it, and may raise to end this."""
 
-    schema: pa.Schema
+    layout: ResultsLayout
     rows: int
     batches: Iterator[pa.Table]
     metadata: dict[bytes, bytes]
     stretches: Callable[[], list[Stretch]]
     between: Callable[[], None]
+
+    @property
+    def schema(self) -> pa.Schema:
+        return self.layout.schema
 
     def with_metadata(self, more: Mapping[bytes, bytes]) -> Assembled:
         return self._replace(metadata=self.metadata | dict(more))
@@ -122,7 +126,7 @@ def assemble(
         declared or {},
     ]
     index = places.index
-    made_of = {part_files.MADE_OF_PARTS: identity.encode()}
+    made_of = {part_files.MADE_OF_PARTS: identity.encode(), part_files.ORIGINS: msgspec.json.encode(shape.origins)}
     if updates is not None:
         known.append(str(shape.schema))
         index = index.with_columns(updates.digests(index["carried"]))
@@ -145,7 +149,7 @@ def assemble(
         return found
 
     whole = batches(0, places.index.height)
-    return Assembled(shape.schema, places.index.height, whole, made_of, stretches, between)
+    return Assembled(shape, places.index.height, whole, made_of, stretches, between)
 
 
 def write_results(path: Path, assembled: Assembled) -> None:
@@ -434,7 +438,7 @@ def _finish(
         "carry": lambda texts: (msgspec.json.decode(text) if text else {} for text in texts),
         "parsed": parsed_columns.objects,
     }
-    for (column, decoded), side in zip(objects.items(), shape, strict=True):
+    for (column, decoded), side in zip(objects.items(), shape.sides, strict=True):
         values = list(decoded(table.column(column).to_pylist())) if side else []
         arrays += [carried_columns.typed([value.get(name) for value in values], kind) for name, kind in side.values()]
     return pa.Table.from_arrays(arrays, schema=shape.schema)

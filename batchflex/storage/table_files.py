@@ -21,6 +21,7 @@ from ..core import StorageError
 from . import part_files, results_table
 from .files import LINKED, replaced, storing, sync_folder
 from .output_folder import Folder
+from .results_columns import Origins
 from .store import clear_temporaries
 
 _MANIFEST = "table.json"
@@ -103,6 +104,14 @@ class ResultsFiles(TableFiles):
 
     def __init__(self, folder: Folder) -> None:
         super().__init__(folder.results, folder.results_folder)
+
+    @property
+    def origins(self) -> Origins | None:
+        """Where its columns come from; ``None`` of tables of early versions, which do not say."""
+        try:
+            return msgspec.json.decode(self.metadata[part_files.ORIGINS], type=Origins)
+        except (KeyError, msgspec.DecodeError):
+            return None
 
 
 class ScoresFiles(TableFiles):

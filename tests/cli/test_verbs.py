@@ -631,7 +631,7 @@ def test_results_in_the_shape_of_a_batch_output_file(
 @pytest.mark.parametrize(
     ("more", "named"),
     [
-        (["-o", "a.xlsx"], ".parquet, .csv, .jsonl"),
+        (["-o", "a.ods"], ".parquet, .csv, .tsv, .jsonl, .json"),
         (["-o", "nowhere/a.csv"], "nowhere"),
         (["--format", "openai-batch"], "with -o"),
     ],

@@ -34,8 +34,8 @@ class Ended(NamedTuple):
 
 
 def environment(given: Mapping[str, str] | None = None) -> dict[str, str]:
-    """This process's, without the keys that may lie in it."""
-    mine = {name: value for name, value in os.environ.items() if not name.endswith("_API_KEY")}
+    """This process's, without the keys that may lie in it, and the width of whatever it runs in."""
+    mine = {n: value for n, value in os.environ.items() if not n.endswith("_API_KEY") and n != "COLUMNS"}
     return mine | dict(given or {})
 
 

@@ -186,7 +186,6 @@ function showRows() {
     made.dir = "auto";
     return made;
   };
-  const figure = (x) => (Number.isInteger(x) ? x.toLocaleString("en") : x.toPrecision(3));
 
   function drawn(row) {
     const v = row.v;
@@ -196,8 +195,8 @@ function showRows() {
     const wanted = expected && row.c[expected] != null ? `expected ${row.c[expected]}` : "";
     const marks = el("span", "marks", ...scores.filter((name) => row.s[name] != null).map((name) => {
       const score = row.s[name];
-      if (!shares.includes(name)) return el("span", "mark", `${name} ${figure(score)}`);
-      return el("span", "mark " + (score >= 1 ? "right" : "wrong"), `${score >= 1 ? "✓" : score > 0 ? figure(score) : "✗"} ${name}`);
+      if (!shares.includes(name)) return el("span", "mark", `${name} ${row.t[name]}`);
+      return el("span", "mark " + (score >= 1 ? "right" : "wrong"), `${score >= 1 ? "✓" : score > 0 ? row.t[name] : "✗"} ${name}`);
     }));
     if (v.status !== "ok") marks.append(el("span", "mark", v.status));
     const dot = el("i", "dot st-" + v.status);
@@ -233,14 +232,7 @@ function showRows() {
     if (v.error_message != null) inside.append(block("Error", text([v.http_status, v.error_type, v.error_code].filter((x) => x != null).join(" "), v.error_message)));
     const carried = Object.entries(row.c).filter(([, value]) => value != null);
     if (carried.length) inside.append(block("Carried", ...carried.map(([name, value]) => text(name === expected ? name + " (expected)" : name, value))));
-    const facts = [
-      ["row", v.row], ["sample", v.sample || null], ...variables.map(([name], at) => [name, row.p[at]]), ["status", v.status], ["finish", v.finish_reason], ["model", v.model], ["endpoint", v.endpoint],
-      ["prompt", v.prompt_tokens == null ? null : `${figure(v.prompt_tokens)} tokens`], ["from cache", v.cache_read_input_tokens == null ? null : `${figure(v.cache_read_input_tokens)} tokens`],
-      ["answer", v.completion_tokens == null ? null : `${figure(v.completion_tokens)} tokens`], ["cost", v.cost == null ? null : "$" + v.cost.toPrecision(3)],
-      ["latency", v.latency_s == null ? null : `${figure(v.latency_s)} s`], ["first token", v.ttft_s == null ? null : `${figure(v.ttft_s)} s`], ["attempts", v.attempts > 1 ? v.attempts : null],
-      ...scores.map((name) => [name, row.s[name] == null ? null : figure(row.s[name])]),
-    ];
-    inside.append(el("div", "facts", ...facts.filter(([, value]) => value != null && value !== "").map(([name, value]) => el("span", "", name + " ", el("b", "", String(value))))));
+    inside.append(el("div", "facts", ...row.f.map(([name, value]) => el("span", "", name + " ", el("b", "", value)))));
     return inside;
   }
 

@@ -21,6 +21,7 @@ from batchflex.core.message import Message
 from batchflex.core.types import Outcome, Usage
 from batchflex.display import progress, run_text
 from batchflex.storage.part_files import COLUMNS
+from batchflex.storage.results_columns import Origins
 from batchflex.storage.run_state import RunState
 
 STARTED = 1_760_000_000.0
@@ -351,33 +352,37 @@ class TestTable:
             data[name] = pa.array(values, COLUMNS.get(name))
         return pa.table(data)
 
+    def shown(self, table: pa.Table, rows: int | None = None, width: int = 120) -> str:
+        carried = [name for name in table.column_names if name not in COLUMNS]
+        return results_text.table(table, table.num_rows if rows is None else rows, Origins([], carried, [], []), width)
+
     def head(self, table: pa.Table, rows: int | None = None) -> list[str]:
-        text = results_text.table(table, table.num_rows if rows is None else rows)
+        text = self.shown(table, rows)
         return [cell.strip() for cell in text.splitlines()[1].strip("│").split("┆")]
 
     def test_it_shows_the_id_what_was_carried_and_the_answer(self) -> None:
         table = self.table(id=["a", "b"], status=["ok", "ok"], content=["good", "bad"], stars=[5, 1])
-        assert self.head(table) == ["id", "stars", "status", "content", "completion_tokens"]
-        text = results_text.table(table, 2)
+        assert self.head(table) == ["id", "content", "status", "stars"]
+        text = self.shown(table)
         assert "good" in text and "bad" in text and "rows" not in text
 
     def test_samples_and_errors_are_shown_where_there_are_any(self) -> None:
         table = self.table(
             id=["a", "a"], sample=[0, 1], status=["ok", "failed"], content=["x", None], error_message=[None, "no"]
         )
-        assert self.head(table) == ["id", "sample", "status", "content", "error_message", "completion_tokens"]
+        assert self.head(table) == ["id", "sample", "status", "content", "error_message"]
 
     def test_it_says_when_there_is_more(self) -> None:
-        text = results_text.table(self.table(id=["a"], status=["ok"], content=["x"]), 2_000_000)
+        text = self.shown(self.table(id=["a"], status=["ok"], content=["x"]), 2_000_000)
         assert text.splitlines()[-1] == "1 of 2,000,000 rows; --rows N shows more, -o FILE writes all"
 
     def test_it_fits_a_terminal_and_has_no_control_characters(self) -> None:
         words = "first\nsecond \x1b[31m" + "word " * 200
-        text = results_text.table(
-            self.table(id=["a", "b"], status=["ok"] * 2, content=[words] * 2, carried=[words] * 2), 2
-        )
-        assert "\x1b" not in text
-        assert max(map(len, text.splitlines())) <= 160
+        table = self.table(id=["a", "b"], status=["ok"] * 2, content=[words] * 2, carried=[words] * 2)
+        for width in (30, 60, 100):
+            text = self.shown(table, width=width)
+            assert "\x1b" not in text
+            assert max(map(len, text.splitlines()[:6])) <= width
 
     def test_no_rows(self) -> None:
-        assert self.head(self.table(id=[])) == ["id", "status", "content", "completion_tokens"]
+        assert self.head(self.table(id=[])) == ["id", "status"]

@@ -70,17 +70,17 @@ def out(finished: Path, tmp_path: Path) -> Path:
     return tmp_path / "out"
 
 
-def written(out: Path, name: str, kind: str | None = None) -> Path:
+def written(out: Path, name: str, kind: str | None = None, *, plain: bool = True, excel: bool = False) -> Path:
     path = out.parent / name
-    with selected(Folder(out)) as rows:
-        export.write(rows, export.target(Folder(out), str(path), kind), Folder(out), io.BytesIO())
+    with selected(Folder(out), plain=plain) as rows:
+        export.write(rows, export.target(Folder(out), str(path), kind, excel=excel), Folder(out), io.BytesIO())
     assert not list(out.parent.glob(".*"))
     return path
 
 
 def streamed(out: Path, kind: str | None = None) -> bytes:
     stream = io.BytesIO()
-    with selected(Folder(out)) as rows:
+    with selected(Folder(out), plain=True) as rows:
         export.write(rows, export.target(Folder(out), "-", kind), Folder(out), stream)
     return stream.getvalue()
 
@@ -167,7 +167,7 @@ def test_bytes_and_nanoseconds(endpoint: CountingEndpoint, tmp_path: Path) -> No
     assert (line["raw"], line["at"]) == ("/wA=", "2023-11-14T22:13:20.123456")
 
 
-@pytest.mark.parametrize("kind", ["parquet", "csv", "jsonl", "openai-batch"])
+@pytest.mark.parametrize("kind", ["parquet", "csv", "tsv", "jsonl", "json", "openai-batch"])
 def test_standard_output_gets_what_a_file_gets(kind: str, out: Path) -> None:
     name = "all.jsonl" if kind == "openai-batch" else f"all.{kind}"
     whole = written(out, name, kind).read_bytes()
@@ -179,7 +179,7 @@ def test_standard_output_gets_what_a_file_gets(kind: str, out: Path) -> None:
         assert streamed(out, kind) == whole
 
 
-@pytest.mark.parametrize("name", ["all.csv", "all.jsonl"])
+@pytest.mark.parametrize("name", ["all.csv", "all.tsv", "all.json", "all.jsonl"])
 def test_compressed_files_hold_the_same(name: str, out: Path) -> None:
     plain = written(out, name).read_bytes()
     assert gzip.decompress(written(out, f"{name}.gz").read_bytes()) == plain
@@ -187,7 +187,7 @@ def test_compressed_files_hold_the_same(name: str, out: Path) -> None:
         assert stream.read() == plain
 
 
-@pytest.mark.parametrize("name", ["all.parquet", "all.csv", "all.jsonl", "all.csv.gz", "all.jsonl.zst"])
+@pytest.mark.parametrize("name", ["all.parquet", "all.csv", "all.json", "all.xlsx", "all.csv.gz", "all.jsonl.zst"])
 def test_a_file_is_replaced_whole_or_not_at_all(name: str, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = out.parent / name
     path.write_text("what was there before")
@@ -257,7 +257,7 @@ def test_nothing_is_left_by_an_export_that_is_terminated(out: Path) -> None:
 
 
 def test_a_full_disk_is_told(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for kind in ("parquet", "csv", "jsonl", "openai-batch"):
+    for kind in ("parquet", "csv", "tsv", "jsonl", "json", "xlsx", "openai-batch"):
         assert main.main(["results", str(out), "-o", "/dev/full", "--format", kind]) == 3
         assert "the disk is full: /dev/full could not be written" in capsys.readouterr().err
 
@@ -273,8 +273,8 @@ def test_whoever_reads_no_further_ends_it_quietly(out: Path) -> None:
 def test_a_suffix_in_capitals_and_one_that_is_none(out: Path) -> None:
     assert pl.read_csv(written(out, "ALL.CSV"))["id"].to_list() == ["r0", "r1", "r2"]
     assert pl.read_csv(written(out, "answers.txt", "csv"))["id"].to_list() == ["r0", "r1", "r2"]
-    for name in ("all", "all.xlsx", "all.json", "all.gz", "all.txt.gz"):
-        with pytest.raises(FolderError, match=r"\.parquet, \.csv, \.jsonl"):
+    for name in ("all", "all.ods", "all.gz", "all.txt.gz"):
+        with pytest.raises(FolderError, match=r"\.parquet, \.csv, \.tsv, \.jsonl, \.json"):
             written(out, name)
     with pytest.raises(FolderError, match="no folder"):
         written(out, "nowhere/all.csv")
@@ -282,6 +282,8 @@ def test_a_suffix_in_capitals_and_one_that_is_none(out: Path) -> None:
         written(out, ".")
     with pytest.raises(FolderError, match=r"leave out \.gz"):
         written(out, "all.parquet.gz")
+    with pytest.raises(FolderError, match=r"an Excel workbook is compressed in itself; leave out \.zst"):
+        written(out, "all.xlsx.zst")
     with pytest.raises(JobError, match=r"--format csv does not go with the name all\.jsonl"):
         written(out, "all.jsonl", "csv")
 

@@ -16,6 +16,7 @@ import batchflex
 from batchflex.cli import main
 from batchflex.core.errors import FolderError, JobError
 from batchflex.results import query, view
+from batchflex.results.columns import Columns
 from batchflex.results.query import selected
 from batchflex.storage.output_folder import Folder
 from tests.support.counting_endpoint import CountingEndpoint, Knobs
@@ -186,10 +187,11 @@ def test_a_table_that_is_replaced_meanwhile_is_not_mixed_with_the_old_one(scored
     shutil.copytree(scored, tmp_path / "out")
     stored = view.results_of(Folder(tmp_path / "out"))
     assert isinstance(stored, view.Stored)
+    about = Columns(Folder(tmp_path / "out"), stored)
     shutil.copy(scored / "results.parquet", tmp_path / "another")
     (tmp_path / "another").replace(tmp_path / "out" / "results.parquet")
     with pytest.raises(FolderError, match="was replaced while it was read"):
-        query._wanted(stored, query.sql_filter.read("row = 1"), stored.schema.names, Folder(tmp_path / "out"))
+        query._wanted(stored, query.sql_filter.read("row = 1"), about, Folder(tmp_path / "out"))
 
 
 def test_the_terminal_shows_what_is_chosen(scored: Path, capsys: pytest.CaptureFixture[str]) -> None:
