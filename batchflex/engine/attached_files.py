@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
@@ -16,16 +17,19 @@ from ..core import Attachment, AttemptError, Request
 _MOST_HELD = 512 << 20  # bytes that files take which are being read or sent, or whose answers are awaited
 _COPIES = 3  # of what is sent: by itself, in the body, and with its head
 _MOST_THREADS = 8
+_MOST_AHEAD = 4 * _MOST_THREADS  # requests whose files are read before there is a slot for them
 
 
 class Contents:
-    """What takes the place of the files of one request. ``size`` is its bytes, ``text_bytes`` those of texts among them."""
+    """What takes the place of the files of one request. ``size`` is its bytes, ``text_bytes`` those of texts among them. ``went``
+    is to be called when it has a slot."""
 
     def __init__(self, files: Sequence[Attachment], contents: Sequence[bytes]) -> None:
         self._contents = {file.token: content for file, content in zip(files, contents, strict=True)}
         sizes = [(file.kind, len(content)) for file, content in zip(files, contents, strict=True)]
         self.size = sum(size for _, size in sizes)
         self.text_bytes = sum(size for kind, size in sizes if kind != "image")
+        self.went: Callable[[], None] = lambda: None
 
     def into(self, request: Request) -> Request:
         """The request with its body as it is sent."""
@@ -43,20 +47,21 @@ def take_out(fault: AttemptError) -> None:
 class AttachedFiles:
     """Reads the files of requests of one run.
 
-    What has been read may wait for a slot, and new rows may have to wait there until one that has failed is answered. So that one
-    of these needs no memory that is left: one at a time.
+    What has been read may wait for a slot, and new rows may have to wait there until one that has failed is answered. So one of
+    those that have failed needs no room: one at a time.
     """
 
     def __init__(self) -> None:
         self._threads = anyio.CapacityLimiter(min(_MOST_THREADS, os.cpu_count() or 1))
-        self._held = self._waiting = 0
+        self._held = self._ahead = 0
         self._is_beyond = False  # one that is tried again holds more than there is
-        self._freed = anyio.Event()
+        self._again: deque[anyio.Event] = deque()  # those that wait for room, and were sent before
+        self._fresh: deque[anyio.Event] = deque()
 
     @property
     def are_awaited(self) -> bool:
-        """Whether rows wait for a thread to read their files, or for memory."""
-        return self._waiting > 0 or self._threads.available_tokens < 1
+        """Whether rows wait for a thread to read their files, or for room."""
+        return bool(self._again or self._fresh) or self._threads.available_tokens < 1
 
     @asynccontextmanager
     async def of(
@@ -68,34 +73,60 @@ class AttachedFiles:
         :raises FileFault: if one cannot be sent, with a sentence.
         """
         size = _COPIES * sum(file.size for file in request.files)
-        is_beyond = False
-        while self._held and self._held + size > _MOST_HELD:
-            if again and not self._is_beyond:
-                self._is_beyond = is_beyond = True
-                break
-            self._waiting += 1
-            try:
-                await self._freed.wait()
-            finally:
-                self._waiting -= 1
+        is_beyond = await self._room(size, again)
         self._held += size
+        self._ahead += 1
+        is_ahead = True
+
+        def went() -> None:
+            nonlocal is_ahead
+            self._ahead -= is_ahead
+            is_ahead = False
+            self._wake()
+
         try:
-            contents = await anyio.to_thread.run_sync(
-                _read, request.files, is_wanted, limiter=self._threads, abandon_on_cancel=True
-            )
+            self._wake()  # there may be room for another
+            contents = None
+            if is_wanted():
+                contents = await anyio.to_thread.run_sync(
+                    _read, request.files, is_wanted, limiter=self._threads, abandon_on_cancel=True
+                )
             needed = 0 if contents is None else _COPIES * contents.size
-            self._let_go(size - needed)
+            self._held += needed - size
             size = needed
+            self._wake()
+            if contents is not None:
+                contents.went = went
             yield contents
         finally:
-            if is_beyond:
-                self._is_beyond = False
-            self._let_go(size)
+            self._is_beyond = self._is_beyond and not is_beyond
+            self._held -= size
+            went()
 
-    def _let_go(self, size: int) -> None:
-        self._held -= size
-        self._freed.set()
-        self._freed = anyio.Event()
+    async def _room(self, size: int, again: bool) -> bool:
+        """Wait for room for so many bytes. True: there is none, and one that was sent before goes without."""
+        queue = self._again if again else self._fresh
+        while (self._held and self._held + size > _MOST_HELD) or self._ahead >= _MOST_AHEAD:
+            if again and not self._is_beyond:
+                self._is_beyond = True
+                return True
+            turn = anyio.Event()
+            queue.append(turn)
+            try:
+                await turn.wait()
+            except BaseException:
+                if turn in queue:
+                    queue.remove(turn)
+                else:
+                    self._wake()  # it was another's turn, then
+                raise
+        return False
+
+    def _wake(self) -> None:
+        """The next may look whether there is room for it."""
+        queue = self._again or self._fresh
+        if queue:
+            queue.popleft().set()
 
 
 def _read(files: Sequence[Attachment], is_wanted: Callable[[], bool]) -> Contents | None:

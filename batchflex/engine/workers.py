@@ -238,6 +238,8 @@ class Workers:
             if not (self._pool.any_disabled and self._pool.is_disabled(state, model)):
                 break
             self._gate.give_back(state, row.cost)  # it was disabled between the two
+        if contents is not None:
+            contents.went()
         if row.state is not None and row.outages != row.state.breaker.past_outages:
             row.forgive()
         row.state = state

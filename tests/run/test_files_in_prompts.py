@@ -274,18 +274,19 @@ def test_files_from_a_folder_that_the_job_names(case: Case) -> None:
         case.run(input={"files": "shop"})
 
 
+@pytest.mark.parametrize(("name", "most"), [("_MOST_HELD", 10_000), ("_MOST_AHEAD", 1)])
 @pytest.mark.parametrize(
     "script", [["500", "429", "500"], ["503", "503", "429"], ["503"] * 6], ids=["of rows", "of the endpoint", "long"]
 )
-def test_bodies_wait_for_memory_and_all_are_sent(
-    script: list[str], case: Case, monkeypatch: pytest.MonkeyPatch, brisk: None
+def test_bodies_wait_for_room_and_all_are_sent(
+    name: str, most: int, script: list[str], case: Case, monkeypatch: pytest.MonkeyPatch, brisk: None
 ) -> None:
-    monkeypatch.setattr(attached_files, "_MOST_HELD", 10_000)
+    monkeypatch.setattr(attached_files, name, most)
     for number in range(12):
         case.photo(f"{number}.png", picture(40, 40 + number, "PNG") + b"\0" * 6000)
     case.endpoint.knobs(script=script, retry_after_s=0.01)
     assert case.run("{{ photo | image }}").summary["ok"] == 12
-    assert case.endpoint.stats()["max_in_flight"] <= 2
+    assert case.endpoint.stats()["max_in_flight"] <= (2 if name == "_MOST_HELD" else 4)
 
 
 def test_a_run_that_stops_reads_no_more_files(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
