@@ -15,8 +15,9 @@ import pytest
 import batchflex
 from batchflex import api
 from batchflex.config.loader import build
+from batchflex.plan import Plan, prepare
 from batchflex.plan.source import Source
-from batchflex.results import compact, refresh
+from batchflex.results import compact, refresh, view
 from batchflex.storage import carried_updates, part_files, results_table
 from batchflex.storage.output_folder import Folder
 from batchflex.storage.table_files import ResultsFiles
@@ -369,6 +370,21 @@ def test_a_changed_job_that_is_refused_changes_no_column(one: Desk) -> None:
     write(one.input, rows(["z", *LABELS[1:]]))
     assert one.run(prompt={"user": "Tag: {{ text }}"}).code == 2
     assert one.column() == LABELS and not (one.out / "carried.parquet").exists()
+
+
+def test_a_run_that_is_killed_before_its_table_has_compared_for_the_others(one: Desk, read: list[int]) -> None:
+    write(one.input, rows(LABELS))
+    assert one.run(score=SCORE).code == 0
+    write(one.input, rows(["z", *LABELS[1:]]))
+    job, folder = build(one.job(score=SCORE)), Folder(one.out)
+    with folder.held():
+        assert prepare(job, Plan(job), folder).recarried == 1
+    assert one.column() == LABELS
+    (shown,) = view.results_of(folder).batches(["label"])
+    assert shown.column(0).to_pylist() == ["z", *LABELS[1:]], "what is shown is made of what is known"
+    read.clear()
+    assert called("score", one.out).code == 0
+    assert one.column()[0] == "z" and sum(read) == 0
 
 
 def test_score_leaves_the_rows_to_the_next_run(one: Desk) -> None:
