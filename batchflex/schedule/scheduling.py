@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from ..config import EndpointSection, Job, exposed
-from ..core import BatchflexError, JobError
+from ..core import BatchflexError, JobError, did_you_mean
 from ..endpoint import variables
 from . import cron_expression, zones
 from .crontab import Clock, crontab
@@ -113,7 +113,7 @@ def _check_options(options: ScheduleOptions) -> None:
 
 def _check_private(path: Path) -> None:
     if not path.is_file():
-        raise JobError(f"--env-file {path}: there is no such file")
+        raise JobError(f"--env-file {path}: there is no such file{did_you_mean(path)}")
     if why := exposed(path):
         raise JobError(f"--env-file {path}: {why}")
 
