@@ -49,6 +49,9 @@ from tests.support.agreement_walk import Walk
 from tests.support.counting_endpoint import CountingEndpoint, Knobs
 from tests.support.runs import killed
 
+# Its endpoints cut answers off, of which a run warns.
+pytestmark = pytest.mark.filterwarnings("ignore::batchflex.JobWarning")
+
 STEPS = 7
 QUICK = 8  # walks that ``make test`` takes; the others are slow
 
