@@ -47,15 +47,12 @@ class _Format(NamedTuple):
     mime: str | None  # under which it is sent as it is, if it can be
 
 
-_JPEG, _PNG = (
-    _Format("JpegImagePlugin", "JpegImageFile", "image/jpeg"),
-    _Format("PngImagePlugin", "PngImageFile", "image/png"),
-)
-_WEBP, _GIF = (
-    _Format("WebPImagePlugin", "WebPImageFile", "image/webp"),
-    _Format("GifImagePlugin", "GifImageFile", "image/gif"),
-)
-_BMP, _TIFF = _Format("BmpImagePlugin", "BmpImageFile", None), _Format("TiffImagePlugin", "TiffImageFile", None)
+_JPEG = _Format("JpegImagePlugin", "JpegImageFile", "image/jpeg")
+_PNG = _Format("PngImagePlugin", "PngImageFile", "image/png")
+_WEBP = _Format("WebPImagePlugin", "WebPImageFile", "image/webp")
+_GIF = _Format("GifImagePlugin", "GifImageFile", "image/gif")
+_BMP = _Format("BmpImagePlugin", "BmpImageFile", None)
+_TIFF = _Format("TiffImagePlugin", "TiffImageFile", None)
 _BEGINNINGS = (
     (b"\xff\xd8\xff", _JPEG), (b"\x89PNG\r\n\x1a\n", _PNG), (b"GIF87a", _GIF), (b"GIF89a", _GIF), (b"BM", _BMP),
     (b"II*\0", _TIFF), (b"MM\0*", _TIFF),
@@ -150,10 +147,12 @@ def _encoded(image: ImageFile, kind: _Format, data: bytes, most: int | None) -> 
     is_single = not getattr(image, "is_animated", False)
     size = Size(*image.size)
     target = size.within(most)
-    if kind is _JPEG and target != size:
+    if kind is _JPEG:
+        is_sent = target == size and image.mode in _SENT_MODES and image.getexif().get(_ORIENTATION, 1) not in _TURNS
+        least = (1, 1) if is_sent else (2 * target.width, 2 * target.height)
         image.draft(
-            None, (2 * target.width, 2 * target.height)
-        )  # decoded at a fraction of its size, which is still enough
+            None, least
+        )  # decoded at a fraction of its size: to see whether it is whole, or as large as is needed
     image.load()
     turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
     if kind.mime is not None and is_single and turn is None and target == size and image.mode in _SENT_MODES:
