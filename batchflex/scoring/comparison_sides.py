@@ -54,7 +54,7 @@ def side(name: str) -> tuple[str, pl.DataFrame]:
     sweep = {variable: column for column, variable in columns.items()}
     if unknown := [variable for variable in given if variable not in sweep]:
         raise JobError(f"{name}: {unknown[0]!r} is not swept in {path}; {choice(unknown[0], list(sweep), 'swept are')}")
-    frame = _rows(folder, columns)
+    frame = _rows(folder, columns, found.get("results"))
     for variable, value in given.items():
         texts = pl.Series([_text(v) for v in frame[sweep[variable]]], dtype=pl.String)
         known = [str(text) for text in texts.unique(maintain_order=True)]
@@ -110,14 +110,17 @@ def _text(value: Any) -> str:
     return "null" if value is None else str(text_of(value))
 
 
-def _rows(folder: Folder, sweep: Collection[str]) -> pl.DataFrame:
-    """The results with their scores beside them; only the columns that a comparison reads."""
-    results = pl.scan_parquet(ResultsFiles(folder).paths, glob=False)
+def _rows(folder: Folder, sweep: Collection[str], scored_of: str | None) -> pl.DataFrame:
+    """The results with their scores beside them; only the columns that a comparison reads. ``scored_of`` is what the table was
+    made of whose scores these are, if that is known."""
+    there = ResultsFiles(folder)
+    results = pl.scan_parquet(there.paths, glob=False)
     names = results.collect_schema().names()
     wanted = [name for name in names if name in {"id", "key", *MEASURES, *spending.BEFORE.values(), *_SHOWN, *sweep}]
     scored = pl.read_parquet(ScoresFiles(folder).paths, glob=False)
     frame = results.select(wanted).collect()
-    if not frame["key"].equals(scored["key"]):
+    are_older = scored_of is not None and bool(there.made_of) and scored_of != there.made_of
+    if are_older or not frame["key"].equals(scored["key"]):
         raise FolderError(
             f"the scores in {folder.path} are older than its results; make them anew: batchflex score {folder.path}"
         )
