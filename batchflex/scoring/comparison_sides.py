@@ -93,7 +93,8 @@ def side(name: str, cluster: str | None = None) -> Side:
     scored = found["scores"]
     own = next((each["cluster"] for each in scored if each.get("cluster")), None)
     specs = [spec for spec in job.score if _is_of(spec, scored)]
-    frame = _rows(folder, columns, specs, [each for each in (cluster, own) if each is not None])
+    clusters = [each for each in (cluster, own) if each is not None]
+    frame = _rows(folder, columns, specs, clusters, found.get("results"))
     frame = _of_point(name, given, columns, frame)
     swept = [column for column in columns if column in frame.columns]
     return Side(name, frame, swept, own, {each["name"]: bool(each["is_share"]) for each in scored})
@@ -167,10 +168,16 @@ def _text(value: Any) -> str:
 
 
 def _rows(
-    folder: Folder, sweep: Collection[str], labelling: Sequence[ScoreSection], clusters: Sequence[str]
+    folder: Folder,
+    sweep: Collection[str],
+    labelling: Sequence[ScoreSection],
+    clusters: Sequence[str],
+    scored_of: str | None,
 ) -> pl.DataFrame:
-    """The results with their scores and labels beside them; only the columns that a comparison reads."""
-    results = pl.scan_parquet(ResultsFiles(folder).paths, glob=False)
+    """The results with their scores and labels beside them; only the columns that a comparison reads. ``scored_of`` is what the
+    table was made of whose scores these are, if that is known."""
+    there = ResultsFiles(folder)
+    results = pl.scan_parquet(there.paths, glob=False)
     names = results.collect_schema().names()
     for cluster in clusters:
         if cluster.partition(".")[0] not in names and cluster not in names:
@@ -182,7 +189,8 @@ def _rows(
     read = kept | heads | {name for spec in labelling for name in scorers.needed(spec, names)}
     scored = pl.read_parquet(ScoresFiles(folder).paths, glob=False)
     frame = results.select([name for name in names if name in read]).collect()
-    if not frame["key"].equals(scored["key"]):
+    are_older = scored_of is not None and bool(there.made_of) and scored_of != there.made_of
+    if are_older or not frame["key"].equals(scored["key"]):
         raise FolderError(
             f"the scores in {folder.path} are older than its results; make them anew: batchflex score {folder.path}"
         )

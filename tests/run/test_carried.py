@@ -168,6 +168,8 @@ def test_results_report_and_retry_have_it_too(one: Desk) -> None:
     shown = called("results", one.out, "-o", "-", "--where", "label = 'z'")
     assert [json.loads(line)["id"] for line in shown.out.splitlines()] == ["r0"]
     assert f"the scores are older: batchflex score {one.out}" in shown.err
+    compared = called("compare", one.out, one.out)
+    assert compared.code == 2 and "are older than its results" in compared.err
     write(one.input, rows(["y", *LABELS[1:]]))
     retried = called("retry", one.out, "--where", "label = 'y'", "--json", "--yes")
     assert (retried.code, retried.summary["requests_sent"]) == (0, 1), retried.err
