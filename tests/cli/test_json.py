@@ -68,7 +68,8 @@ def job(endpoint: CountingEndpoint, tmp_path: Path) -> Path:
     path = tmp_path / "job.toml"
     path.write_text(
         f'[job]\nreport = false\n[endpoint]\nbase_url = "{endpoint.base_url}"\n[input]\npath = "rows.jsonl"\n'
-        '[params]\nmodel = "m"\nmax_tokens = 8\n[sweep]\ntemperature = [0.0, 1.0]\n[[score]]\nname = "brief"\nkind = "length"\nmax = 100\n'
+        '[params]\nmodel = "m"\nmax_tokens = 8\n'
+        '[sweep]\ntemperature = [0.0, 1.0]\n[[score]]\nname = "brief"\nkind = "length"\nmax = 100\n'
     )
     assert called("run", path, "--out", tmp_path / "out", "--quiet").code == 0
     return path
