@@ -67,8 +67,9 @@ def job(endpoint: CountingEndpoint, tmp_path: Path) -> Path:
     write_rows(tmp_path / "rows.jsonl", 3)
     path = tmp_path / "job.toml"
     path.write_text(
-        f'[endpoint]\nbase_url = "{endpoint.base_url}"\n[input]\npath = "rows.jsonl"\n[params]\nmodel = "m"\n'
-        'max_tokens = 8\n[sweep]\ntemperature = [0.0, 1.0]\n[[score]]\nname = "brief"\nkind = "length"\nmax = 100\n'
+        f'[job]\nreport = false\n[endpoint]\nbase_url = "{endpoint.base_url}"\n[input]\npath = "rows.jsonl"\n'
+        '[params]\nmodel = "m"\nmax_tokens = 8\n'
+        '[sweep]\ntemperature = [0.0, 1.0]\n[[score]]\nname = "brief"\nkind = "length"\nmax = 100\n'
     )
     assert called("run", path, "--out", tmp_path / "out", "--quiet").code == 0
     return path
