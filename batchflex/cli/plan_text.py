@@ -210,7 +210,7 @@ def text(found: dict[str, Any]) -> str:
 
 def _detectable(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """How many rows a difference takes, and what the rows there are can show."""
-    chance = f"{100 * found['power']:g} % power, two-sided at 5 %, the same rows on both sides"
+    chance = f"{format.level(found['power'])} power, two-sided at 5 %, the same rows on both sides"
     yield "detect", f"a difference of {found['difference']:g} ({chance})"
     for each in found["needed"]:
         samples = f" with {format.count(each['samples'], 'sample')} each" if len(found["needed"]) > 1 else ""

@@ -71,7 +71,8 @@ def _bar(state: Mapping[str, Any]) -> str:
     rows = {status: n for status, n in rows.items() if n or status == "ok"}
     whole = max(1, sum(rows.values()))
     shares = "".join(
-        f'<span style="display:inline-block;height:100%;width:{100 * n / whole:.2f}%;background:{_COLOURS[status]}"></span>'
+        f'<span style="display:inline-block;height:100%;width:{format.fixed(100 * n / whole, 2)}%;'
+        f'background:{_COLOURS[status]}"></span>'
         for status, n in rows.items()
         if n
     )

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 import polars as pl
 
-from ..core import count, one_line, text_of
+from ..core import count, format, one_line, text_of
 
 Form = Literal["md", "tex"]
 Found = Mapping[str, Any]
@@ -95,7 +95,7 @@ def scores(found: Found, form: Form) -> str:
     columns = [(name, [_text(point["point"].get(name)) for point in points]) for name in variables]
     if not variables:
         columns.append(("", ["all rows"] * len(points)))
-    first, bold, notes = len(columns), set(), [f"{100 * level:g} % intervals"]
+    first, bold, notes = len(columns), set(), [f"{format.level(level)} intervals"]
     sizes = [{point["scores"][spec["name"]]["n"] for point in points} for spec in found["scores"]]
     same = len(set().union(*sizes)) <= 1
     for spec in found["scores"]:
@@ -131,7 +131,7 @@ def comparison(told: Found, names: Sequence[str], form: Form, shares: Mapping[st
     head = ["score", "n", "A", "B", "B − A", "p"]
     adjusted = sum(score["p_value"] is not None for score in told["scores"]) > 1
     head += ["p (Holm)"] if adjusted else []
-    rows, notes = [], [f"A: {names[0]}", f"B: {names[1]}", f"{100 * told['level']:g} % intervals"]
+    rows, notes = [], [f"A: {names[0]}", f"B: {names[1]}", f"{format.level(told['level'])} intervals"]
     for score in told["scores"]:
         name = score["name"]
         share = shares.get(name, False)

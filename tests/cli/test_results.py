@@ -294,10 +294,14 @@ def test_the_best_of_a_row_comes_first(tmp_path: Path) -> None:
         (["--counts", "label", "-o", "x.csv"], "-o does not go with --counts"),
         (["--excel"], "--excel needs a file"),
         (["-o", "x.jsonl", "--excel"], "--excel is for CSV and TSV"),
-        (["-o", "-", "--json"], "would both write to standard output"),
         (["-o", "x.ods"], ".jsonl, .json"),
     ],
 )
 def test_what_does_not_go_together(given: list[str], words: str, tmp_path: Path) -> None:
     refused = called("results", make_folder(tmp_path / "out"), *given)
     assert (refused.code, refused.out) == (2, "") and words in refused.err
+
+
+def test_only_one_thing_writes_to_standard_output(tmp_path: Path) -> None:
+    refused = called("results", make_folder(tmp_path / "out"), "-o", "-", "--json")
+    assert refused.code == 2 and "would both write to standard output" in refused.summary["message"]

@@ -134,7 +134,7 @@ def test_the_tutorial_runs_as_it_is(endpoint: CountingEndpoint, shared: Kernel, 
         assert text(outputs, "stderr") == "", source
         if source.endswith("\nrun"):
             (page,) = data(outputs, "text/html")
-            assert "accuracy" in page and "0.250" in page
+            assert "accuracy" in page and "25.0 %" in page
     results = pl.read_parquet(tmp_path / "runs" / "label-tickets" / "results.parquet")
     assert results.height == 40 and set(results["status"]) == {"ok"}
 

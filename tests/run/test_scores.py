@@ -361,8 +361,8 @@ def test_scores_so_far_while_a_run_goes_on(endpoint: CountingEndpoint, tmp_path:
     assert own == told
     assert (own["rows"], own["planned"], only(own)["mean"], only(own, "graded")["n"]) == (8, 12, 0.75, 0)
     assert only(other, "brief")["mean"] == 1
-    assert words.startswith("scores of 8 of 12 rows so far, with 95 % intervals\n") and "0.750 [" in words
-    assert re.search(r"\n  scores    accuracy 0\.750 \[[\d., ]+\] \(8 rows\)\n", status)
+    assert words.startswith("scores of 8 of 12 rows so far, with 95 % intervals\n") and "75.0 % (" in words
+    assert re.search(r"\n  scores    accuracy 75\.0 % \([\d.]+ to [\d.]+ %\) \(8 rows\)\n", status)
 
     endpoint.knobs(answer="yes", fail_after=None)
     job["score"] = job["score"][:1]
@@ -372,7 +372,7 @@ def test_scores_so_far_while_a_run_goes_on(endpoint: CountingEndpoint, tmp_path:
     assert {name: run.scores[name] for name in ("rows", "scores", "points")} == {
         name: whole[name] for name in ("rows", "scores", "points")
     }
-    assert "accuracy 0.750 [" in called("status", tmp_path / "out").out
+    assert "accuracy 75.0 % (" in called("status", tmp_path / "out").out
 
 
 def there(out: Path) -> dict[str, tuple[int, int]]:

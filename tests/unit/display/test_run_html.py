@@ -41,7 +41,14 @@ def scored(**more: Any) -> dict[str, Any]:
         {"point": {"prompt": "shown"}, "cost": 1.2, "scores": {"accuracy": one}},
         {"point": {"prompt": "<i>bare"}, "cost": None, "scores": {"accuracy": none}},
     ]
-    return {"level": 0.95, "rows": 3_000, "scores": [{"name": "accuracy"}], "points": points, "judges": [], **more}
+    return {
+        "level": 0.95,
+        "rows": 3_000,
+        "scores": [{"name": "accuracy", "is_share": True}],
+        "points": points,
+        "judges": [],
+        **more,
+    }
 
 
 def bad_run() -> dict[str, Any]:
@@ -59,7 +66,7 @@ def test_a_run_with_bad_rows_says_how_many_of_each_and_what_to_do() -> None:
     page = Page(run_html.page(state, scored(), None, "runs/x/report.html"))
     for words in (
         "Finished: 3,000 rows, 9 truncated, 3 empty, 45 invalid, 3 failed", "label-reviews · 1:05", "2,940 ok", "45 invalid",
-        "294,000 prompt + 58,800 completion tokens, $1.25", "0.963", "[0.951, 0.971]", "2,940", "<i>bare", "$1.20",
+        "294,000 prompt + 58,800 completion tokens, $1.25", "96.3 %", "95.1 to 97.1 %", "2,940", "<i>bare", "$1.20",
         "r0: HTTP 500: no", 'pl.col("status").is_in(["empty", "invalid", "failed"])',
         """batchflex.retry('runs/label-reviews', where="status = 'truncated'", settings={"max_tokens": …})""",
         "runs/label-reviews/results.parquet",
@@ -76,7 +83,7 @@ def test_nothing_that_came_from_elsewhere_is_markup() -> None:
     made.add(row("failed", evil, evil))
     made.stopped_by, made.message = "credit", Message.of(evil)
     state = {**ended(made), "given_up": [f"{evil} 2"]}
-    scores = scored(scores=[{"name": evil}], points=[{"point": {evil: evil}, "cost": None, "scores": {evil: {
+    scores = scored(scores=[{"name": evil, "is_share": False}], points=[{"point": {evil: evil}, "cost": None, "scores": {evil: {
         "mean": 1.0, "low": None, "high": None, "n": 1}}}])  # fmt: skip
     text = run_html.page(state, scores, evil, evil)
     page = Page(text)
@@ -106,6 +113,6 @@ def test_colours_are_readable_on_light_and_dark_pages() -> None:
 
 
 def test_scores_so_far_say_of_how_many_rows() -> None:
-    assert score_text.brief(scored()) == "accuracy 0.963 to 0.963 at 2 sweep points (3,000 rows)"
+    assert score_text.brief(scored()) == "accuracy 96.3 % to 96.3 % at 2 sweep points (3,000 rows)"
     one = scored(points=scored()["points"][:1])
-    assert score_text.brief(one) == "accuracy 0.963 [0.951, 0.971] (3,000 rows)"
+    assert score_text.brief(one) == "accuracy 96.3 % (95.1 to 97.1 %) (3,000 rows)"

@@ -25,7 +25,7 @@ from batchflex.config.job import Job
 from batchflex.config.loader import build
 from batchflex.core.errors import InputError, JobChanged, JobError
 from batchflex.core.types import Outcome, Request
-from batchflex.plan import json_files, plan as plan_module, preparation, reading, snapshot
+from batchflex.plan import json_files, plan as plan_module, preparation, reading, snapshot, unusable_rows
 from batchflex.plan.answer_index import AnswerIndex
 from batchflex.plan.completion_marker import make
 from batchflex.plan.manifest import Inputs
@@ -455,7 +455,7 @@ def test_rows_of_a_file_that_grew_are_known_only_as_far_as_it_was_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The run that asked them was killed before the end of the file, whose end was then made anew."""
-    monkeypatch.setattr(preparation, "_PREFLIGHT_REQUESTS", 0)
+    monkeypatch.setattr(unusable_rows, "_PREFLIGHT_REQUESTS", 0)
     monkeypatch.setattr(plan_module, "_BLOCK_REQUESTS", 2)
     (tmp_path / "in").mkdir()
     path = tmp_path / "in" / "1.jsonl"
@@ -914,7 +914,7 @@ def each_row_has_its_answer(
     patched = pytest.MonkeyPatch()
     patched.setattr(snapshot, "WORTH_ROWS", 1 if written else 1_000)
     if large:
-        patched.setattr(preparation, "_PREFLIGHT_REQUESTS", 0)
+        patched.setattr(unusable_rows, "_PREFLIGHT_REQUESTS", 0)
         patched.setattr(preparation, "_HELD_BYTES", 0)
         patched.setattr(plan_module, "_BLOCK_REQUESTS", 2)
     files = Folderful(folder, seed, named)
