@@ -80,7 +80,7 @@ ROW = st.builds(
 )
 
 
-@given(
+any_rows = given(
     rows=st.lists(ROW, min_size=1, max_size=25),
     sweep=st.sampled_from([{}, {"samples": 2}, {"temperature": [0.0, 1.0]}, {"seed": [1, 2], "samples": 2}]),
     dedupe=st.booleans(),
@@ -88,9 +88,26 @@ ROW = st.builds(
     seed=st.integers(0, 1_000),
     share=st.sampled_from([0.2, 0.7, 0.95, 1.0]),
 )
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+_settings = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@any_rows
+@settings(_settings, max_examples=50)
 def test_what_is_left_is_the_same_with_and_without_a_pass(
-    tmp_path_factory: pytest.TempPathFactory,
+    tmp_path_factory: pytest.TempPathFactory, **given: Any
+) -> None:
+    what_is_left_is_the_same(tmp_path_factory.mktemp("places"), **given)
+
+
+@pytest.mark.slow
+@any_rows
+@settings(_settings, max_examples=250)
+def test_what_is_left_is_the_same_of_many_more_rows_too(tmp_path_factory: pytest.TempPathFactory, **given: Any) -> None:
+    what_is_left_is_the_same(tmp_path_factory.mktemp("places"), **given)
+
+
+def what_is_left_is_the_same(
+    folder: Path,
     rows: list[dict[str, Any]],
     sweep: dict[str, Any],
     dedupe: bool,
@@ -98,7 +115,6 @@ def test_what_is_left_is_the_same_with_and_without_a_pass(
     seed: int,
     share: float,
 ) -> None:
-    folder = tmp_path_factory.mktemp("places")
     (folder / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     tables = {"params": {"model": "m"}, "sweep": sweep, "input": {"path": str(folder / "in.jsonl"), "dedupe": dedupe}}
     if limit is not None:

@@ -271,12 +271,27 @@ class Book:
         return None
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(steps, min_size=1, max_size=5))
+any_runs = given(runs=st.lists(steps, min_size=1, max_size=5))
+_settings = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@any_runs
+@settings(_settings, max_examples=25)
 def test_after_any_runs_one_row_a_planned_request_and_the_last_answer_wins(
     tmp_path_factory: pytest.TempPathFactory, runs: list[Step]
 ) -> None:
-    parts = FolderStore(tmp_path_factory.mktemp("parts"))
+    the_last_answer_wins(tmp_path_factory.mktemp("parts"), runs)
+
+
+@pytest.mark.slow
+@any_runs
+@settings(_settings, max_examples=150)
+def test_after_many_more_runs_too(tmp_path_factory: pytest.TempPathFactory, runs: list[Step]) -> None:
+    the_last_answer_wins(tmp_path_factory.mktemp("parts"), runs)
+
+
+def the_last_answer_wins(folder: Path, runs: list[Step]) -> None:
+    parts = FolderStore(folder)
     book, number = Book(), 1
     for step in runs:
         plan = [request(item, step.version, row=row) for row, item in enumerate(step.items)]
