@@ -28,5 +28,12 @@ python_maximum_signature_line_length = 100
 # A reference in our own docstrings must lead somewhere; types of other packages and of sections of a job have no page here.
 nitpicky = True
 nitpick_ignore_regex = [
-    ("py:(class|data|obj)", r"(collections|datetime|pathlib|pl|polars|pydantic|typing|batchflex\.config)\..*|Path"),
+    (
+        "py:(class|data|obj)",
+        r"(collections|datetime|pathlib|pl|polars|pydantic|typing|batchflex\.config)\..*|Path|BaseModel",
+    ),
+    (
+        "py:class",
+        r"(batchflex\.scoring\.data_frames\.)?(F|OnRow|Part|RowFunction|Scores)",
+    ),  # types of arguments, told in words
 ]
