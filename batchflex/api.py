@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import inspect
+import os
 import tempfile
 import warnings
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
@@ -16,7 +17,7 @@ import anyio
 import anyio.to_thread
 
 from .config import Job, build, changed, environment_of, for_another_server, places_of, read, specs_of
-from .core import InputError, JobError, RunStopped
+from .core import InputError, JobError, JobWarning, RunStopped
 from .display import Caller, Onlooker, bar_for
 from .engine import JobRun, Nobody, Observer, RowStream, Run, Underway, on_a_loop, rows_of, wait_for
 from .notify import Notifier
@@ -358,7 +359,9 @@ def complete(
         columns, renamed = answer_columns.beside(ended.results(), wanted.fields, given.rows.columns)
         for name, other in renamed.items():
             who = "every row" if name in answer_columns.FIXED else "the frame"
-            warnings.warn(f"the field {name!r} is in the column {other!r}, as {who} has one of that name", stacklevel=2)
+            warnings.warn(
+                f"the field {name!r} is in the column {other!r}, as {who} has one of that name", JobWarning, 2
+            )
         return cast(F, given.beside(columns))
 
 
@@ -400,6 +403,11 @@ def _job(
         return changed(job, places) if places else job
     if isinstance(job, Mapping):
         return build(job, places, environment=environment_of(job, places, None))
+    if not isinstance(job, str | os.PathLike):
+        raise JobError(
+            f"a job is the path of a job file or of requests, a mapping with its tables, or a Job; found a {type(job).__name__}. "
+            "A data frame goes into frame=, and complete() asks for each of its rows without a job"
+        )
     return read(job, places)
 
 

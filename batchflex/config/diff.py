@@ -20,7 +20,7 @@ _SHAPING_INPUT = ("id", "dedupe", "params", "separator", "encoding", "sheet")
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """The differences between two resolved jobs that change requests, as ``place: old → new``; of long values the text around the
     first difference, and of texts of several lines in which line that is."""
-    one, two = (_flat({k: job[k] for k in SHAPING if job.get(k)}) for job in (old, new))
+    one, two = (_flat({k: job[k] for k in SHAPING if job.get(k)}) for job in _without_the_same(old, new))
     lines = []
     for place in sorted(one.keys() | two.keys()):
         shapes = place != "sweep.order" and (
@@ -33,6 +33,17 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
                 shown = [_shortened(side[place]) if place in side else "(none)" for side in (one, two)]
                 lines.append(f"{place}: {shown[0]} → {shown[1]}")
     return lines
+
+
+def _without_the_same(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Two jobs without the parameters that requests have alike by both, be it from [params] or by an option."""
+    one, two = ({**job.get("params", {}), **job.get("override", {})} for job in (old, new))
+    alike = {name for name in one.keys() & two.keys() if one[name] == two[name]}
+    tables = ("params", "override")
+    return [
+        {**job, **{table: {k: v for k, v in job.get(table, {}).items() if k not in alike} for table in tables}}
+        for job in (old, new)
+    ]
 
 
 def _difference(place: str, old: Any, new: Any) -> str:

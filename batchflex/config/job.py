@@ -7,6 +7,7 @@ test compares the two.
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -27,6 +28,8 @@ from .score_sections import ScoreSection
 from .secrets_check import key_variables
 from .sections import JournalSection, LimitsSection, LogSection, PricesTable, RetrySection
 from .sweep import SweepSection, always_set
+
+_IN_SINGLE_BRACES = re.compile(r"(?<!\{)\{ ?([A-Za-z_]\w*) ?\}(?!\})")
 
 OnChange = Literal["stop", "rerun", "keep"]
 
@@ -247,6 +250,14 @@ class Job(Section):
             f"the model {model!r} has an organisation before its name; at {name} ids are bare: {model.rpartition('/')[2]!r}"
             for name, model in self._hosted_models()
             if "/" in model
+        ]
+        slips += [
+            f"{f'prompts.{name}' if name else 'prompt'}: {{{found[1]}}} in single braces is sent as it stands, and the same for "
+            f"every row; a column is written {{{{ {found[1]} }}}}"
+            for name, section in self.templates.items()
+            if (found := _IN_SINGLE_BRACES.search(text := str(section.model_dump(exclude_none=True).values())))
+            and "{{" not in text
+            and "{%" not in text
         ]
         own = {name for name in (self.notify.webhook_env, self.notify.ping_env) if name is not None}
         return slips + self.environment.warnings(own | key_variables(self.resolved()))

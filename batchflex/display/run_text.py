@@ -69,6 +69,8 @@ def summary(state: Mapping[str, Any]) -> str:
         lines.append(f"  {truncated(state['truncated'], state['out'])}")
     if state.get("empty"):
         lines.append(f"  {empty(state['empty'], state['out'])}")
+    if state.get("invalid"):
+        lines.append(f"  {invalid(state['invalid'], state['out'])}")
     lines += [f"  {one_line(words)}" for words in _disabled(state)]
     if state["message"]:
         lines.append(f"  stopped by {state['stopped_by']}: {one_line(state['message'])}")
@@ -109,6 +111,13 @@ def empty(answers: int, out: str) -> str:
         f"{without_text(answers)}: {command}, or set "
         "answer.grow_max_tokens and run again (answer.allow_empty = true takes such for good)"
     )
+
+
+def invalid(answers: int, out: str) -> str:
+    """How many answers do not fit, which no later run asks again by itself, and what to do about it."""
+    do = count(answers, "answer does", "answers do")
+    command = f"batchflex retry {shlex.quote(out)} --where \"status = 'invalid'\""
+    return f"{do} not fit; ask {'it' if answers == 1 else 'them'} again: {command}"
 
 
 def without_text(answers: int) -> str:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from .carried_pass import CarriedPass as CarriedPass
     from .completion_marker import CompletionMarker as CompletionMarker, settled as settled
     from .frame_input import FrameInput as FrameInput, asked_columns as asked_columns
-    from .input_paths import require_input as require_input
+    from .input_paths import input_files as input_files, require_input as require_input
     from .input_sample import InputSample as InputSample, sample_of as sample_of
     from .plan import Plan as Plan
     from .planner import Passed as Passed, PlanDiff as PlanDiff, is_repetition as is_repetition, points as points

@@ -55,6 +55,14 @@ def expand(paths: str | list[str]) -> list[Path]:
     return list(found)
 
 
+def input_files(job: Job) -> set[Path]:
+    """The files that the job reads its rows from, as far as they are still there; links followed."""
+    try:
+        return {path.resolve() for path in expand(job.input.path or [])}
+    except InputError:
+        return set()
+
+
 def _named(pattern: str) -> list[Path]:
     path = _require(pattern)
     if path.is_dir():

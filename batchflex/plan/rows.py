@@ -12,6 +12,7 @@ from __future__ import annotations
 import datetime
 import decimal
 import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -150,7 +151,7 @@ class Itemizer:
             fault = _with_place(block, index, error)
         named = identity is not None
         if identity is None:
-            identity = _digest(_encode_sorted(row))
+            identity = _digest(_content(row))
         files = () if attached is None else attached.taken()
         return Item(at, identity, named, contents, self._carried(row), fault, former, file, position, files)
 
@@ -323,6 +324,14 @@ def _with_place(block: Block, index: int, why: Fault | Exception) -> str:
 
 def _digest(data: bytes) -> str:
     return hashlib.blake2b(data, digest_size=8).hexdigest()
+
+
+def _content(row: Row) -> bytes:
+    """What tells a row without an id from others."""
+    try:
+        return _encode_sorted(row)
+    except UnicodeEncodeError:  # half of a surrogate pair, which only a cell of a frame can hold
+        return json.dumps(row, sort_keys=True, default=str).encode()
 
 
 def _is_null(value: Any) -> bool:

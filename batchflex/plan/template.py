@@ -387,7 +387,15 @@ def _guarded(tree: jinja2.nodes.Template) -> set[str]:
 def missing_column(name: str, columns: Collection[str]) -> str:
     near = nearest(name, columns)
     meant = f" (did you mean {near!r}?)" if near else ""
-    return f"the template uses the column {name!r}, which is not there{meant}; the columns are: {', '.join(columns)}"
+    odd = next((each for each in columns if name in re.split(r"\W+", each) and not each.isidentifier()), None)
+    how = f". A column whose name is not a plain word is written {_written(odd)}" if odd and name.isidentifier() else ""
+    return (
+        f"the template uses the column {name!r}, which is not there{meant}; the columns are: {', '.join(columns)}{how}"
+    )
+
+
+def _written(column: str) -> str:
+    return f"{{{{ {WHOLE_ROW}[{column!r}] }}}}"
 
 
 def _null_used(name: str) -> str:

@@ -46,7 +46,8 @@ class UnusableRows:
         if self._sound:
             todo += (
                 " Mend the input or the template; or give such rows the status 'failed' and ask the others: "
-                '--set input.on_bad_row=fail, or on_bad_row = "fail" under [input]'
+                '--set input.on_bad_row=fail, on_bad_row = "fail" under [input], or from Python '
+                'settings={"input.on_bad_row": "fail"}'
             )
         raise InputError(f"{what}\n{todo}")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
 import msgspec
@@ -55,11 +55,14 @@ def wanted(schema: Any = None, choices: Any = None) -> Wanted:
 
 
 def _listed(choices: Any) -> Any:
-    """Choices as lists, whatever holds them: an array, a column, a tuple."""
+    """Choices as lists, whatever holds them: an array, a column, a tuple. A set, whose order is another in each process, by its
+    texts' order: else the same call would ask all anew."""
     if isinstance(choices, Mapping):
         return {name: _listed(texts) for name, texts in choices.items()}
     if isinstance(choices, str | bytes) or not isinstance(choices, Iterable):
         return choices
+    if isinstance(choices, Set):
+        choices = sorted(choices, key=str)
     return [str(text) if isinstance(text, str) else text for text in choices]
 
 

@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 import pyarrow as pa
 
 from ..core import FolderError, JobError, malloc
-from ..plan import points
+from ..plan import input_files, points
 from ..protocol import openai_batch
 from ..storage import Folder, replaced, replacing, storing, sweep_columns
 from . import export_formats, splitting, spreadsheet
@@ -106,6 +106,15 @@ def _allowed(folder: Folder, asked: Target) -> Target:
     return asked
 
 
+def _spare_input(folder: Folder, paths: Sequence[Path]) -> None:
+    """:raises FolderError: if one of them is a file that the rows came from."""
+    there = [path for path in paths if path.is_file()]
+    if there and folder.read_job() is not None:
+        read = input_files(job_of(folder))
+        if over := next((path for path in there if path.resolve() in read), None):
+            raise FolderError(f"{over} is the input of {folder.path}; choose another name")
+
+
 def require_place(path: Path) -> None:
     """:raises FolderError: if there is no such folder to write a file into."""
     if not path.parent.is_dir():
@@ -116,6 +125,7 @@ def write(rows: Selected, to: Target, folder: Folder, stdout: IO[bytes]) -> list
     """Write the rows as the target says.
 
     :raises JobError: if they are too many for a file of this kind.
+    :raises FolderError: if it is the input that the rows came from.
     :raises StorageError: if they cannot be written; an older file stays as it is.
     """
     if to.format == "xlsx":
@@ -125,6 +135,7 @@ def write(rows: Selected, to: Target, folder: Folder, stdout: IO[bytes]) -> list
             counts = _write(rows, [stream], to, folder)
             return [Written(to.path, sum(each.rows for each in counts), counts[0].defused, counts[0].cut)]
     paths = [path for path in (to.path, to.errors) if path is not None]
+    _spare_input(folder, paths)
     with storing(paths[0]), replacing() as opened:
         counts = _write(rows, [opened(path.resolve()) for path in paths], to, folder)
     return [count._replace(path=path) for path, count in zip(paths, counts, strict=True)]
@@ -167,7 +178,7 @@ def split(rows: Selected, by: str, to: Target, folder: Folder) -> list[Written]:
     """Write a file for each value of a column: ``answers-VALUE.csv`` for ``answers.csv``. ``rows`` are read twice.
 
     :raises JobError: if there are more than 1,000 values, or the target is no file.
-    :raises FolderError: if this process may not open so many files, or one is a file that the folder's runs keep.
+    :raises FolderError: if this process may not open so many files, or one is a file that the folder's runs keep or read.
     :raises StorageError: if they cannot be written; then none is.
     """
     if to.path is None or to.is_stream:
@@ -180,6 +191,7 @@ def split(rows: Selected, by: str, to: Target, folder: Folder) -> list[Written]:
     }
     for path in paths.values():
         _allowed(folder, to._replace(path=path))
+    _spare_input(folder, list(paths.values()))
     spill = to.path.resolve().parent if len(paths) > _FEW else None
     _open_files(2 * len(paths) if spill or to.format == "xlsx" else len(paths))
     read = rows.columns if by in rows.columns else [*rows.columns, by]

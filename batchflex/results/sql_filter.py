@@ -76,7 +76,7 @@ def read(where: str) -> Condition:
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError, RecursionError) as error:
         raise JobError(
             f"--where {shown} is no SQL condition: {_first_line(error)}. It is what would follow WHERE, such as "
-            "status = 'truncated'"
+            "status = 'truncated'; a name that is not a plain word stands in double quotes: \"Ticket Text\""
         ) from None
     if unknown is not None:
         raise JobError(_elsewhere(shown, unknown))

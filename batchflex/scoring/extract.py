@@ -52,12 +52,14 @@ def as_texts(column: pl.Series) -> pl.Series:
 
 
 def lists(frame: pl.DataFrame, place: str) -> pl.Series:
-    """A column as lists of texts: of one each, or as a column of lists has them. A null or an empty list gives one null."""
+    """A column as lists of texts: of one each, or as a column of lists has them. A null, a blank text and an empty list give one
+    null; in a list a blank text is one like any other."""
     column = frame[place] if place in frame.columns else None
     if column is not None and isinstance(column.dtype, pl.List | pl.Array):
         found = [[text_of(v) for v in row] if row is not None and len(row) else [None] for row in column.to_list()]
         return pl.Series(place, found, pl.List(pl.String))
-    return texts(frame, place).to_frame("x").select(pl.concat_list("x")).to_series()
+    said = pl.when(pl.col("x").str.contains(r"\S")).then("x")
+    return texts(frame, place).to_frame("x").select(pl.concat_list(said)).to_series()
 
 
 def words(column: pl.Series) -> pl.Series:

@@ -1,7 +1,8 @@
 """Scores the rows of a block, vectorised: a number for each row. Pure, but for functions of one's own.
 
 A ``failed`` row gets null (or 0 with ``missing = "zero"``). Any other row was answered, also if it is truncated, filtered or
-invalid: it gets 0 where its answer contains nothing that could be right. A row whose expected value is null gets null.
+invalid: it gets 0 where its answer contains nothing that could be right. A row whose expected value is null,
+or blank text (CSV has no nulls), gets null.
 """
 
 from __future__ import annotations
@@ -122,7 +123,7 @@ def _answers(frame: pl.DataFrame, spec: ScoreSection) -> pl.Series:
 
 
 def _expectations(frame: pl.DataFrame, spec: ScoreSection) -> pl.Series:
-    """For each row the list of texts that are right, with a single null where nothing is expected."""
+    """For each row the list of texts that are right, with a single null where nothing is expected (null, blank)."""
     if spec.expected is not None:
         return extract.lists(frame, spec.expected)
     values = spec.value if isinstance(spec.value, list) else [spec.value]

@@ -222,6 +222,7 @@ def test_choices_are_the_short_way_to_a_label(ask: Any, endpoint: CountingEndpoi
     for unique in (
         pd.Series(["billing", "bug"]).unique(),
         pl.Series(["billing", "bug"]),
+        {"bug", "billing"},
         {"label": ["billing", "bug"]},
     ):
         assert ask(FRAME.head(1), "billing or bug? {{ text }}", choices=unique)["label"].to_list() == ["bug"]
@@ -240,7 +241,7 @@ def test_a_column_of_the_frame_that_is_called_like_a_field_stays(ask: Any, endpo
     endpoint.knobs(answer='{"label": "bug", "status": "open"}')
     gold = FRAME.with_columns(label=pl.lit("billing"))
     schema = {"type": "object", "properties": {"label": {"type": "string"}, "status": {"type": "string"}}}
-    with pytest.warns(UserWarning) as told:
+    with pytest.warns(batchflex.JobWarning) as told:
         answered = ask(gold, "{{ text }}", schema=schema)
     assert answered.columns[2:6] == ["label", "answer_label", "answer_status", "status"]
     assert answered.select("label", "answer_label", "answer_status", "status").row(0) == (
@@ -474,6 +475,18 @@ def test_settings_that_there_are_not_are_refused(
     with pytest.raises(batchflex.JobError, match=words):
         ask(FRAME, "{{ text }}", settings=settings)
     assert endpoint.stats()["requests"] == 0
+
+
+def test_a_cell_that_is_no_unicode_is_a_fault_of_its_row_if_it_is_asked(ask: Any) -> None:
+    table = pd.DataFrame({"text": ["a", "b"], "note": pd.Series(["fine", "caf\udce9"], dtype=object)})
+    assert ask(table, "{{ text }}")["status"].tolist() == ["ok", "ok"]
+    answered = ask(table, "{{ note }}", settings={"input.on_bad_row": "fail"})
+    assert answered["status"].tolist() == ["ok", "failed"] and "lone surrogate" in answered["error_message"][1]
+
+
+def test_a_frame_is_no_job() -> None:
+    with pytest.raises(batchflex.JobError, match=r"found a DataFrame\. A data frame goes into frame="):
+        batchflex.run(FRAME)  # type: ignore[arg-type]
 
 
 def test_a_parameter_that_nobody_knows_is_sent(endpoint: CountingEndpoint, ask: Any) -> None:

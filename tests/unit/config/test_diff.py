@@ -55,6 +55,12 @@ def test_however_long_they_are_little_is_shown(old: str, new: str) -> None:
     assert len(line) < 200
 
 
+def test_what_an_option_says_and_what_params_say_is_the_same() -> None:
+    one, other = {"params": {"model": "m", "seed": 1}}, {"params": {"seed": 2}, "override": {"model": "m", "seed": 1}}
+    assert changes(one, other) == changes(other, one) == []
+    assert changes(one, {**one, "override": {"model": "n", "seed": 1}}) == ["override.model: (none) → 'n'"]
+
+
 def test_what_is_carried_along_is_no_change() -> None:
     one, other = ({"input": {"carry": carry, "id": "n"}, "params": {"model": "m"}} for carry in (["a"], ["a", "b"]))
     assert changes(one, other) == []

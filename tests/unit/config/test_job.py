@@ -376,6 +376,22 @@ def test_a_likely_misspelling_is_a_warning():
     assert build({"params": {"min_p": 0.1, "guided_json": {}, "repetition_penalty": 2}}).warnings() == []
 
 
+@pytest.mark.parametrize(
+    ("prompt", "slips"),
+    [
+        ({"user": "Which team? {text}"}, 1),
+        ({"messages": [{"role": "user", "content": "Which team? { text }"}]}, 1),
+        ({"user": "Which team? {{ text }}"}, 0),
+        ({"user": 'Answer as {"team": "…"}'}, 0),
+        ({"user": "In {braces}: {{ text }}"}, 0),
+        ({"user": "Say something."}, 0),
+    ],
+)
+def test_a_column_in_single_braces_is_a_warning(prompt, slips):
+    text = "prompt: {text} in single braces is sent as it stands, and the same for every row; a column is written {{ text }}"
+    assert build({"prompt": prompt}).warnings() == [text] * slips
+
+
 def test_the_json_schema_can_be_made():
     schema = Job.model_json_schema()
     assert set(schema["properties"]) == set(Job.model_fields)

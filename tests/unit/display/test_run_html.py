@@ -63,6 +63,7 @@ def bad_run() -> dict[str, Any]:
 def test_a_run_with_bad_rows_says_how_many_of_each_and_what_to_do() -> None:
     state = bad_run()
     assert run_text.outcome(state) == "finished: 3,000 rows, 9 truncated, 3 empty, 45 invalid, 3 failed"
+    assert "45 answers do not fit; ask them again: batchflex retry" in run_text.summary(state)
     page = Page(run_html.page(state, scored(), None, "runs/x/report.html"))
     for words in (
         "Finished: 3,000 rows, 9 truncated, 3 empty, 45 invalid, 3 failed", "label-reviews · 1:05", "2,940 ok", "45 invalid",

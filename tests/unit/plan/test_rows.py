@@ -465,6 +465,11 @@ def test_a_null_never_becomes_text(text, null):
         ("{{ a or '' }}{{ b }}", {"a": None, "b": None}, "'b' is null"),
         ("{{ text }}", {"txt": 1}, "uses the column 'text', which is not there (did you mean 'txt'?); the columns are: txt"),
         ("{{ x or '' }}", {"y": 1}, "uses the column 'x', which is not there; the columns are: y"),
+        (
+            "{{ Ticket / Text }}",
+            {"Ticket / Text": 1},
+            "the columns are: Ticket / Text. A column whose name is not a plain word is written {{ row['Ticket / Text'] }}",
+        ),
         ("{{ row['a b'] }}", {"a c": 1}, "uses the column 'a b', which is not there (did you mean 'a c'?)"),
         ("{{ lipsum() }}", {"y": 1}, "uses the column 'lipsum', which is not there"),
         ("{{ meta.nope }}", {"meta": {}}, "the template fails: 'dict object' has no attribute 'nope'"),

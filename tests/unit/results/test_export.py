@@ -25,6 +25,7 @@ import batchflex
 from batchflex.cli import main
 from batchflex.core.errors import FolderError, JobError
 from batchflex.results import export
+from batchflex.results.live_table import job_of
 from batchflex.results.query import Selected, selected
 from batchflex.storage.output_folder import Folder
 from tests.support.counting_endpoint import CountingEndpoint, Knobs
@@ -229,6 +230,27 @@ def test_what_the_runs_of_a_folder_keep_is_not_written_over(name: str, out: Path
         written(out, f"out/{name}")
     assert ((out / name).read_bytes() if (out / name).exists() else None) == before
     written(out, "out/mine.parquet")
+
+
+def test_the_input_is_not_written_over(out: Path) -> None:
+    rows, link = out.parent / "rows.parquet", out.parent / "link.parquet"
+    shutil.copy(Path(str(job_of(Folder(out)).input.path)), rows)
+    link.symlink_to(rows)
+    lines = (out / "job.toml").read_text().splitlines()
+    own = [f"path = {json.dumps(str(rows))}" if line.startswith("path = ") else line for line in lines]
+    (out / "job.toml").write_text("\n".join(own))
+    before = rows.read_bytes()
+    for name in ("rows.parquet", "link.parquet"):
+        with pytest.raises(FolderError, match=r"is the input of .*; choose another name"):
+            written(out, name)
+    assert rows.read_bytes() == before
+    with selected(Folder(out)) as found:
+        export.split(found, "status", export.target(Folder(out), str(rows)), Folder(out))
+    assert rows.read_bytes() == before and (out.parent / "rows-ok.parquet").exists()
+    (out.parent / "rows-ok.parquet").rename(rows)
+    (out.parent / "rows-ok.parquet").symlink_to(rows)
+    with selected(Folder(out)) as found, pytest.raises(FolderError, match="is the input"):
+        export.split(found, "status", export.target(Folder(out), str(rows)), Folder(out))
 
 
 def test_a_link_stays_one_and_a_pipe_is_written_to(out: Path) -> None:

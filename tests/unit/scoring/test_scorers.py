@@ -32,7 +32,7 @@ def test_exact() -> None:
     assert scored(answers, "Paris", kind="exact", strip=False) == [1, 0, 0, 0, 0, 0]
     assert scored(answers, "Paris", kind="exact", ignore_case=True) == [1, 1, 1, 0, 0, 0]
     assert scored(answers, "Paris", kind="exact", ignore_punctuation=True) == [1, 1, 0, 1, 0, 0]
-    assert scored(answers, ["Paris", None, "paris", "Paris!", "", "x"], kind="exact") == [1, None, 1, 1, 1, 0]
+    assert scored(answers, ["Paris", None, "paris", "Paris!", "", "x"], kind="exact") == [1, None, 1, 1, None, 0]
 
 
 def test_one_of_several_expected_is_enough() -> None:
@@ -46,6 +46,19 @@ def test_one_of_several_expected_is_enough() -> None:
 )
 def test_expected_values_of_any_type_are_compared_as_json_has_them(answers: list[str], expected: list[Any]) -> None:
     assert scored(answers, expected, kind="exact")[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "right"), [("exact", "bug"), ("contains", "bug"), ("choice", "bug"), ("number", "7"), ("json", "7")]
+)
+def test_a_row_with_a_blank_expected_value_as_csv_has_it_has_no_score(kind: str, right: str) -> None:
+    more = {"choices": ["bug", "other"]} if kind == "choice" else {}
+    assert scored([right, right, "", None], [right, "", " ", ""], kind=kind, **more) == [1, None, None, None]
+
+
+def test_an_empty_answer_may_be_expected_by_a_list_or_a_value() -> None:
+    assert scored(["", "bug"], [[""], [""]], kind="exact") == [1, 0]
+    assert scored(["", "bug"], kind="exact", value="") == [1, 0]
 
 
 def test_contains_and_regex() -> None:
