@@ -27,6 +27,7 @@ def text(found: Mapping[str, Any], width: int | None = None) -> str:
     lines += _indented(_table(found), width)
     if len(found["points"]) > _MOST_POINTS:
         lines.append(f"  … and {len(found['points']) - _MOST_POINTS:,} more sweep points; scores.json has them all")
+    lines += _unscored(found)
     lines += _clustered(found)
     lines += _indented(_samples(found), width)
     compared = [spec for spec in found["scores"] if spec.get("comparison")]
@@ -43,6 +44,21 @@ def text(found: Mapping[str, Any], width: int | None = None) -> str:
         )
     lines += [f"  {judge_line(judge)}" for judge in found.get("judges", ())]
     return "\n".join(lines)
+
+
+def _unscored(found: Mapping[str, Any]) -> list[str]:
+    """What is said of scores that no row has, though there are rows."""
+    lines = []
+    for spec in found["scores"] if found["rows"] else ():
+        if spec.get("kind") != "judge" and not any(point["scores"][spec["name"]]["n"] for point in found["points"]):
+            place = spec.get("expected")
+            why = (
+                "every row has failed"
+                if place is None
+                else f"{one_line(repr(place))} is null in every row, or all failed"
+            )
+            lines.append(f"  {spec['name']} is the score of no row: {why}")
+    return lines
 
 
 def brief(found: Mapping[str, Any]) -> str:
