@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..core import aligned, clipped, count, duration, format, money, one_line, text_of, text_tables
+from ..core import aligned, clipped, count, format, money, one_line, text_of, text_tables
 
 _MOST_POINTS = 50
 _WIDEST = 24
@@ -110,7 +110,7 @@ def _table(found: Mapping[str, Any]) -> list[list[str]]:
     if any(point["cost"] is not None for point in points):
         columns.append(("cost", [money(point["cost"]) for point in points]))
     if any(point["latency_s"]["p50"] is not None for point in points):
-        columns.append(("latency", [duration(point["latency_s"]["p50"]) for point in points]))
+        columns.append(("latency", [format.latency(point["latency_s"]["p50"]) for point in points]))
     return [list(line) for line in zip(*([head, *cells] for head, cells in columns), strict=True)]
 
 
@@ -282,4 +282,4 @@ def _equal_and_kappa(found: Mapping[str, Any]) -> tuple[str, str]:
 def _side(name: str, side: Mapping[str, Any]) -> list[str]:
     tokens = [side[kind] for kind in ("prompt_tokens", "completion_tokens") if side[kind] is not None]
     total = f"{sum(tokens):,}" if tokens else "–"
-    return [name, f"{side['rows']:,}", total, money(side["cost"]), duration(side["latency_s"])]
+    return [name, f"{side['rows']:,}", total, money(side["cost"]), format.latency(side["latency_s"])]

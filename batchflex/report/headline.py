@@ -247,7 +247,9 @@ def summary(digest: Digest) -> str:
         lines += _table(digest)
     lines.append(f"  {spent(digest)}")
     if digest.latency:
-        lines.append(f"  latency: {duration(digest.latency.p50)} median, {duration(digest.latency.p95)} at 95 %")
+        lines.append(
+            f"  latency: {format.latency(digest.latency.p50)} median, {format.latency(digest.latency.p95)} at 95 %"
+        )
     for cause in digest.causes[:5]:
         words = f": {one_line(cause.message)}" if cause.message else ""
         lines.append(f"  {cause.rows:,} × {cause.status}: {one_line(cause.what)}{words}")

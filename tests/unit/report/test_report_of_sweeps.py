@@ -91,6 +91,7 @@ def test_what_differs_from_the_best_is_told_with_corrected_p_values(folder: Fold
         "p (Benjamini–Hochberg)",
         "detectable",
     ]
+    assert {"pp", "–"} == {row[7].split()[-1] for row in table.rows}
     assert len(table.rows) == 3 and all(row[2].startswith(("-", "+", "0")) for row in table.rows)
 
 
