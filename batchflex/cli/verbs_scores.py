@@ -154,6 +154,8 @@ def compare(options: argparse.Namespace) -> int:
         _write(paper_tables.comparison(found.told, names, form, one.shares | two.shares), options.output)
     elif options.output is not None:
         export.write_frame(found.flips, options.output)
+    for words in comparison_sides.uneven(one, two):
+        output.say(words)
     if options.json:
         output.show_json({"a_is": one.name, "b_is": two.name, **found.told})
     else:

@@ -49,6 +49,16 @@ def both_of(name: str, cluster: str | None = None) -> tuple[Side, Side]:
     return side(names[0], cluster), side(names[1], cluster)
 
 
+def uneven(one: Side, two: Side) -> list[str]:
+    """A sentence for each swept variable of which the sides have some values in common, and others not."""
+    told = []
+    for column in [each for each in one.swept if each in two.swept]:
+        a, b = ([_text(v) for v in side.frame[column].unique(maintain_order=True)] for side in (one, two))
+        if set(a) != set(b) and set(a) & set(b):
+            told.append(f"{column} is {', '.join(a)} in A and {', '.join(b)} in B: means are over what each side has")
+    return told
+
+
 def labels_of(name: str, on: Sequence[str], cluster: str | None = None) -> Side:
     """One side of a comparison on columns of the results, ``on``, which needs no scores.
 

@@ -153,6 +153,13 @@ def test_the_two_points_of_a_folder(out: Path, tmp_path: Path) -> None:
     assert "nothing flipped" in same.out
 
 
+def test_sides_with_other_points_are_told_apart(out: Path) -> None:
+    ended = called("compare", out, f"{out}@prompt=other")
+    assert "prompt is plain, other in A and other in B: means are over what each side has" in ended.err
+    assert "means are over" not in called("compare", f"{out}@prompt=plain", f"{out}@prompt=other").err
+    assert "means are over" not in called("compare", out, out).err
+
+
 @pytest.mark.parametrize(
     ("at", "words"),
     [
