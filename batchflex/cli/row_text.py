@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ..core import Outcome, clipped, count, duration, figure, money, one_line, text_of
+from ..core import Outcome, clipped, count, figure, format, money, one_line, text_of
 from .results_text import shown
 
 if TYPE_CHECKING:
@@ -122,8 +122,8 @@ def _facts(values: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if values["finish_reason"] is not None:
         yield "finish reason", values["finish_reason"]
     if values["latency_s"] is not None:
-        first = "" if values["ttft_s"] is None else f", first token after {duration(values['ttft_s'])}"
-        yield "latency", f"{duration(values['latency_s'])}{first}"
+        first = "" if values["ttft_s"] is None else f", first token after {format.latency(values['ttft_s'])}"
+        yield "latency", f"{format.latency(values['latency_s'])}{first}"
     yield "asked", f"{_moment(values['started_at'])} to {_moment(values['finished_at'])}, in run {values['run_id']}"
     if values["retried_with"] is not None:
         yield "retried with", values["retried_with"]

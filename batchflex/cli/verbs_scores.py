@@ -128,7 +128,7 @@ def _agreement(options: argparse.Namespace) -> int:
         raise JobError("-o writes scores and flips, which --on has none of; --json prints what it finds")
     names = (options.out, options.other)
     one, two = (comparison_sides.labels_of(name, options.on, options.cluster) for name in names)
-    found = agreement_on(one.frame, two.frame, options.on, cluster=options.cluster)
+    found = agreement_on(one.frame, two.frame, options.on, cluster=options.cluster, by=one.swept)
     if options.json:
         output.show_json({"a_is": one.name, "b_is": two.name, **found})
     else:
@@ -148,12 +148,14 @@ def compare(options: argparse.Namespace) -> int:
         one, two = (comparison_sides.side(name, cluster) for name in (options.out, options.other))
     else:
         one, two = comparison_sides.both_of(options.out, cluster)
-    found = compare(one.frame, two.frame, cluster=cluster or one.cluster)
+    found = compare(one.frame, two.frame, cluster=cluster or one.cluster, by=one.swept)
     names = (one.name, two.name)
     if options.output is not None and (form := _form(options.output)) is not None:
         _write(paper_tables.comparison(found.told, names, form, one.shares | two.shares), options.output)
     elif options.output is not None:
         export.write_frame(found.flips, options.output)
+    for words in comparison_sides.uneven(one, two):
+        output.say(words)
     if options.json:
         output.show_json({"a_is": one.name, "b_is": two.name, **found.told})
     else:

@@ -147,6 +147,13 @@ def duration(seconds: float | None) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
+def latency(seconds: float | None) -> str:
+    """As :func:`duration`, and ``53 ms``, ``4.2 ms`` below a tenth of a second, where all would be ``0.1 s`` or ``0.0 s``."""
+    if seconds is None or not 0.00005 <= seconds < 0.0995:
+        return duration(seconds)
+    return f"{fixed(1000 * seconds, 1 if seconds < 0.00995 else 0)} ms"
+
+
 def money(usd: float | None) -> str:
     """``$1,234.50``, ``$0.0012``, ``$0.000012``; a dash for nothing."""
     if usd is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..core import aligned, clipped, count, duration, format, money, one_line, text_of, text_tables
+from ..core import aligned, clipped, count, format, money, one_line, text_of, text_tables
 
 _MOST_POINTS = 50
 _WIDEST = 24
@@ -27,6 +27,7 @@ def text(found: Mapping[str, Any], width: int | None = None) -> str:
     lines += _indented(_table(found), width)
     if len(found["points"]) > _MOST_POINTS:
         lines.append(f"  … and {len(found['points']) - _MOST_POINTS:,} more sweep points; scores.json has them all")
+    lines += _unscored(found)
     lines += _clustered(found)
     lines += _indented(_samples(found), width)
     compared = [spec for spec in found["scores"] if spec.get("comparison")]
@@ -43,6 +44,21 @@ def text(found: Mapping[str, Any], width: int | None = None) -> str:
         )
     lines += [f"  {judge_line(judge)}" for judge in found.get("judges", ())]
     return "\n".join(lines)
+
+
+def _unscored(found: Mapping[str, Any]) -> list[str]:
+    """What is said of scores that no row has, though there are rows."""
+    lines = []
+    for spec in found["scores"] if found["rows"] else ():
+        if spec.get("kind") != "judge" and not any(point["scores"][spec["name"]]["n"] for point in found["points"]):
+            place = spec.get("expected")
+            why = (
+                "every row has failed"
+                if place is None
+                else f"{one_line(repr(place))} is null in every row, or all failed"
+            )
+            lines.append(f"  {spec['name']} is the score of no row: {why}")
+    return lines
 
 
 def brief(found: Mapping[str, Any]) -> str:
@@ -94,7 +110,7 @@ def _table(found: Mapping[str, Any]) -> list[list[str]]:
     if any(point["cost"] is not None for point in points):
         columns.append(("cost", [money(point["cost"]) for point in points]))
     if any(point["latency_s"]["p50"] is not None for point in points):
-        columns.append(("latency", [duration(point["latency_s"]["p50"]) for point in points]))
+        columns.append(("latency", [format.latency(point["latency_s"]["p50"]) for point in points]))
     return [list(line) for line in zip(*([head, *cells] for head, cells in columns), strict=True)]
 
 
@@ -266,4 +282,4 @@ def _equal_and_kappa(found: Mapping[str, Any]) -> tuple[str, str]:
 def _side(name: str, side: Mapping[str, Any]) -> list[str]:
     tokens = [side[kind] for kind in ("prompt_tokens", "completion_tokens") if side[kind] is not None]
     total = f"{sum(tokens):,}" if tokens else "–"
-    return [name, f"{side['rows']:,}", total, money(side["cost"]), duration(side["latency_s"])]
+    return [name, f"{side['rows']:,}", total, money(side["cost"]), format.latency(side["latency_s"])]

@@ -108,7 +108,7 @@ def _notes(prepared: Prepared, moved_from: str | None) -> Iterator[str]:
     if diff.left == 0 and diff.planned != 0:
         yield f"all {diff.planned:,} requests have their answers already; nothing is sent"
     elif diff.done or diff.failed_again:
-        again = f", {diff.failed_again:,} of them failed before" if diff.failed_again else ""
+        again = f", {diff.failed_again:,} that failed before are asked again" if diff.failed_again else ""
         of = f" of {diff.planned:,}" if diff.planned is not None else ""
         left = f", {diff.left:,} to ask" if diff.left is not None else ""
         yield f"resuming: {diff.done:,}{of} are done{left}{again}"

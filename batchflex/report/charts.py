@@ -237,7 +237,7 @@ def label_counts(labels: Labels, most: int = 16) -> Spec:
 
 def answers(found: Distribution) -> Spec:
     total = sum(found.counts) + found.others + found.nothing
-    named = [(name, n, True) for name, n in zip(found.names, found.counts, strict=True)]
+    named = [(name or "(empty)", n, True) for name, n in zip(found.names, found.counts, strict=True)]
     more = [("other values", found.others, False), ("no value", found.nothing, False)]
     rows: list[dict[str, Any]] = [
         {"name": name, "rows": n, "said": f"{n:,} · {percent(n / total)}", "plain": plain}

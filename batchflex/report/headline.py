@@ -16,6 +16,8 @@ _METHODS = {
 _BOUNDARIES = re.compile(r"[^/\-_:\s]+|[/\-_:\s]")
 _LONGEST_VALUE = 28
 _TABLE_POINTS = 30
+_WIDEST_NAME = 60
+_BY_PAIRS = "whether they differ, batchflex compare says item by item"
 
 
 class Ending(NamedTuple):
@@ -173,7 +175,8 @@ def headline(digest: Digest) -> tuple[str, str]:
 
 def _rivals(digest: Digest, spec: ScoreSpec, ranked: Sequence[PointDigest]) -> str:
     """Whether the order may be chance: by tests item by item, corrected for how many there are, or by overlapping intervals."""
-    if spec.comparison is not None and spec.comparison.chosen == "best" and digest.scores is not None:
+    is_compared = spec.comparison is not None and any(p.scores[spec.name].versus is not None for p in ranked[1:])
+    if spec.comparison is not None and is_compared and ranked[0].scores[spec.name].versus is None:
         return _tested(digest, spec, ranked, spec.comparison.family)
     low = ranked[0].scores[spec.name].low
     if low is None:
@@ -182,9 +185,9 @@ def _rivals(digest: Digest, spec: ScoreSpec, ranked: Sequence[PointDigest]) -> s
     if not near:
         return "No other point's interval reaches into this one."
     if len(near) == len(ranked) - 1:
-        return "All other points' intervals reach into this one: the order may be chance."
+        return f"All other points' intervals reach into this one: {_BY_PAIRS}."
     some = ", ".join(name_of(digest, p) for p in near[:3]) + (f" and {len(near) - 3} more" if len(near) > 3 else "")
-    return f"Its interval overlaps with that of {some}: there the order may be chance."
+    return f"Its interval overlaps with that of {some}: {_BY_PAIRS}."
 
 
 def _tested(digest: Digest, spec: ScoreSpec, ranked: Sequence[PointDigest], family: int) -> str:
@@ -244,7 +247,9 @@ def summary(digest: Digest) -> str:
         lines += _table(digest)
     lines.append(f"  {spent(digest)}")
     if digest.latency:
-        lines.append(f"  latency: {duration(digest.latency.p50)} median, {duration(digest.latency.p95)} at 95 %")
+        lines.append(
+            f"  latency: {format.latency(digest.latency.p50)} median, {format.latency(digest.latency.p95)} at 95 %"
+        )
     for cause in digest.causes[:5]:
         words = f": {one_line(cause.message)}" if cause.message else ""
         lines.append(f"  {cause.rows:,} × {cause.status}: {one_line(cause.what)}{words}")
@@ -252,12 +257,18 @@ def summary(digest: Digest) -> str:
     return "\n".join(lines)
 
 
+def _row_name(digest: Digest, point: PointDigest) -> str:
+    """The point's name, or the short one if a longer one would not be told from another by its beginning."""
+    whole = all(len(name_of(digest, each)) <= _WIDEST_NAME for each in digest.points[:_TABLE_POINTS])
+    return name_of(digest, point) if whole else short_name_of(digest, point)
+
+
 def _table(digest: Digest) -> list[str]:
     """Each point's scores with their intervals."""
     table = [["", *(spec.name for spec in digest.specs), "rows"]]
     for point in digest.points[:_TABLE_POINTS]:
         scores = [cell(spec, point.scores.get(spec.name)) for spec in digest.specs]
-        table.append([one_line(name_of(digest, point))[:60], *scores, f"{point.figures.rows:,}"])
+        table.append([clipped(one_line(_row_name(digest, point)), _WIDEST_NAME), *scores, f"{point.figures.rows:,}"])
     lines = [f"    {line}" for line in aligned(table)]
     beyond = len(digest.points) - _TABLE_POINTS
     return lines if beyond <= 0 else [*lines, f"    … and {beyond:,} more sweep points"]

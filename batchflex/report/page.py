@@ -125,7 +125,7 @@ def _tiles(digest: Digest) -> list[tuple[str, str, str]]:
     if whole.cost is not None:
         tiles.append(("Cost", money(whole.cost), f"{money(1000 * whole.cost / whole.rows)} for 1,000 rows"))
     if digest.latency:
-        p50, p95 = duration(digest.latency.p50), duration(digest.latency.p95)
+        p50, p95 = format.latency(digest.latency.p50), format.latency(digest.latency.p95)
         tiles.append(("Latency, median", p50, f"95 % within {p95}"))
     if seconds:
         runs = f" in {len(digest.runs)} runs" if len(digest.runs) > 1 else ""
@@ -204,7 +204,7 @@ def _facts(row: Row, variables: Sequence[str], names: dict[str, str]) -> list[tu
         return None if values.get(name) is None else f"{values[name]:,} tokens"
 
     def seconds(name: str) -> str | None:
-        return None if values.get(name) is None else duration(values[name])
+        return None if values.get(name) is None else format.latency(values[name])
 
     cost, attempts = values.get("cost"), values.get("attempts") or 0
     facts: list[tuple[str, Any]] = [

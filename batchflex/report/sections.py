@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from ..core import count, duration, format, money, percent
+from ..core import count, format, money, percent
 from . import charts, headline, speed
 from .digest import Digest, PointDigest
 from .score_section import Interval, Labels, Score, ScoreSpec
@@ -141,8 +141,8 @@ def _numbers(digest: Digest, specs: list[ScoreSpec]) -> Table:
     )
     if any(f.cost is not None for f in figures):
         columns.append(("cost", [money(f.cost) for f in figures]))
-    columns.append(("latency, median", [duration(f.latency_s["p50"]) for f in figures]))
-    columns.append(("95 %", [duration(f.latency_s["p95"]) for f in figures]))
+    columns.append(("latency, median", [format.latency(f.latency_s["p50"]) for f in figures]))
+    columns.append(("95 %", [format.latency(f.latency_s["p95"]) for f in figures]))
     head, cells = zip(*columns, strict=True)
     rows = [list(row) for row in zip(*cells, strict=True)]
     beyond = len(digest.points) > _TABLE_ROWS
@@ -168,7 +168,7 @@ def _compared(digest: Digest, specs: list[ScoreSpec]) -> Iterator[Table]:
         rows = [
             [*(cells[at] for _, cells in values), headline.difference(spec, found), f"{found.items:,}",
              *(format.p_value(p) for p in (found.p_value, found.p_holm, found.p_bh)),
-             "–" if found.detectable is None else headline.value(spec, found.detectable)]
+             format.difference(found.detectable, is_share=spec.is_share).lstrip("+")]
             for at, (_, found) in enumerate(shown)
         ]  # fmt: skip
         which = "the highest" if spec.comparison.chosen == "best" else "the baseline"
@@ -300,7 +300,7 @@ def _speed(digest: Digest) -> Section | None:
     if not found:
         return None
     figures = [Figure(speed.histogram(h), name, note) for name, h, note in found]
-    beyond = [f"{name.lower()} {duration(h.largest)}" for name, h, _ in found if h.largest > 1.001 * h.edges[-1]]
+    beyond = [f"{name.lower()} {format.latency(h.largest)}" for name, h, _ in found if h.largest > 1.001 * h.edges[-1]]
     lead = "Of the attempt that was answered."
     if beyond:
         lead += f" The slowest 0.5 % are in the last bar; longest {' and '.join(beyond)}."

@@ -17,7 +17,7 @@ from .timeline import Timeline
 
 
 def histogram(
-    found: Histogram, unit: str = "seconds", tooltip: str = "took", text: Callable[[float], str] = duration
+    found: Histogram, unit: str = "seconds", tooltip: str = "took", text: Callable[[float], str] = format.latency
 ) -> Spec:
     """A histogram, of how long answers took or of other numbers, with the median and the 95th percentile marked."""
     rows = [

@@ -34,12 +34,14 @@ def compare(
     show: Sequence[str] = ("content",),
     level: float = stats.LEVEL,
     cluster: str | None = None,
+    by: Sequence[str] = (),
 ) -> Comparison:
     """Compare two frames, of any kind, with columns ``score_NAME``: A (``one``) and B (``two``).
 
     Each score that both have is compared over the items (the values of the column ``item``) that have it on both sides.
     ``cluster`` is a column of either frame whose values items have in common that are not independent of each other, such as the
-    questions of one passage; an item where it is null is one by itself.
+    questions of one passage; an item where it is null is one by itself. ``by`` are columns that tell sweep points apart, as in
+    ``summarise``: agreement is then that of rows of the same point, wherever both sides have it.
 
     ``told`` has ``level``, ``cluster``, ``items`` (on both sides), ``only_a``, ``only_b``, ``a`` and ``b`` (``rows``, tokens,
     ``cost`` and median ``latency_s`` of each side), and ``scores``, of each its ``name``, whether it ``is_share`` (each row
@@ -81,15 +83,15 @@ def compare(
         pairs = both.select("item", *own, a=pl.col(name), b=pl.col(f"{name}_b"), single=single).drop_nulls()
         is_share = all(_is_share(frame[_PREFIX + name]) for frame in (one, two))
         scores.append({"name": name, "is_share": is_share, **compared(pairs, level)})
-        flips.append(_flipped(pairs, name))
+        flips.append(_with_answers(_flipped(pairs, name), one, two, item, by, show))
     p_values = [score["p_value"] for score in scores]
     adjusted = zip(scores, names, many_tests.holm(p_values), many_tests.benjamini_hochberg(p_values), strict=True)
     for score, name, p_holm, p_bh in adjusted:
-        score |= {"p_holm": p_holm, "p_bh": p_bh, "agreement": _agreement(one, two, item, name, cluster_of, level)}
+        score |= {"p_holm": p_holm, "p_bh": p_bh, "agreement": _agreement(one, two, item, by, name, cluster_of, level)}
     counts = {"items": both.height, "only_a": a.height - both.height, "only_b": b.height - both.height}
     sides = {"a": _measured(one), "b": _measured(two)}
     results = {"level": level, "cluster": cluster, **counts, **sides, "scores": scores}
-    return Comparison(results, like.alike(_with_answers(pl.concat(flips), one, two, item, show)))
+    return Comparison(results, like.alike(pl.concat(flips)))
 
 
 def _by_item(frame: pl.DataFrame, item: str, names: Sequence[str]) -> pl.DataFrame:
@@ -142,16 +144,23 @@ def agreement_on(
     item: str = "id",
     level: float = stats.LEVEL,
     cluster: str | None = None,
+    by: Sequence[str] = (),
 ) -> dict[str, Any]:
     """How far two frames have the same values of ``columns`` for the same items, row by row: ``level``, ``cluster``, and
-    ``agreement``, of each column as in :func:`compare`. Rows where either side has none are left out."""
+    ``agreement``, of each column as in :func:`compare`, also as to ``by``. Rows where either side has none are left out."""
     cluster_of = None if cluster is None else _clusters(one if cluster in one.columns else two, item, cluster)
-    found = [(name, _agreement_of(one, two, item, name, cluster_of, level)) for name in columns]
+    found = [(name, _agreement_of(one, two, item, by, name, cluster_of, level)) for name in columns]
     return {"level": level, "cluster": cluster, "agreement": [{"on": name, **each} for name, each in found if each]}
 
 
 def _agreement(
-    one: pl.DataFrame, two: pl.DataFrame, item: str, name: str, cluster_of: pl.DataFrame | None, level: float
+    one: pl.DataFrame,
+    two: pl.DataFrame,
+    item: str,
+    by: Sequence[str],
+    name: str,
+    cluster_of: pl.DataFrame | None,
+    level: float,
 ) -> dict[str, Any] | None:
     column, on = f"{_ANSWERED}{name}", "answer"
     if not (column in one.columns and column in two.columns):
@@ -159,20 +168,27 @@ def _agreement(
         values = pl.concat([frame[column].cast(pl.Float64).drop_nulls() for frame in (one, two)])
         if not bool(((values == 0) | (values == 1)).all()):
             return None
-    found = _agreement_of(one, two, item, column, cluster_of, level)
+    found = _agreement_of(one, two, item, by, column, cluster_of, level)
     return None if found is None else {"on": on, **found}
 
 
 def _agreement_of(
-    one: pl.DataFrame, two: pl.DataFrame, item: str, column: str, cluster_of: pl.DataFrame | None, level: float
+    one: pl.DataFrame,
+    two: pl.DataFrame,
+    item: str,
+    by: Sequence[str],
+    column: str,
+    cluster_of: pl.DataFrame | None,
+    level: float,
 ) -> dict[str, Any] | None:
     """How far both sides have the same label, row by row: of several samples the first with the first, and so on."""
+    points = _points_of(one, two, by)
     sides = []
-    for frame in (one, two):
+    for frame, point in zip((one, two), points, strict=True):
         labels = extract.as_texts(frame[column]).alias("label")
-        side = pl.DataFrame([frame[item].cast(pl.String).alias("item"), labels])
-        sides.append(side.with_columns(nth=pl.int_range(pl.len()).over("item")).drop_nulls())
-    pairs = sides[0].join(sides[1], on=["item", "nth"], suffix="_b", maintain_order="left")
+        side = pl.DataFrame([frame[item].cast(pl.String).alias("item"), labels, point])
+        sides.append(side.with_columns(nth=pl.int_range(pl.len()).over("item", "point")).drop_nulls())
+    pairs = sides[0].join(sides[1], on=["item", "point", "nth"], suffix="_b", maintain_order="left")
     if cluster_of is not None:
         cluster_of = cluster_of.with_columns(pl.col("item").cast(pl.String))
         pairs = pairs.join(cluster_of, on="item", how="left", maintain_order="left")
@@ -189,6 +205,23 @@ def _agreement_of(
     }  # fmt: skip
 
 
+def _points_of(one: pl.DataFrame, two: pl.DataFrame, by: Sequence[str]) -> tuple[pl.Series, pl.Series]:
+    """The sweep point of each row, as a text, by those columns of ``by`` of which the two sides have some value in common: where
+    they have none, as with one model on one side and another on the other, it is the sides that differ in it."""
+    common = [name for name in by if name in one.columns and name in two.columns]
+    texts = [(extract.as_texts(one[name]), extract.as_texts(two[name])) for name in common]
+    shared = [pair for pair in texts if set(pair[0].unique()) & set(pair[1].unique())]
+    return _told_apart(one, [a for a, _ in shared]), _told_apart(two, [b for _, b in shared])
+
+
+def _told_apart(frame: pl.DataFrame, columns: Sequence[pl.Series]) -> pl.Series:
+    """For each row a text of its own values of ``columns``."""
+    if not columns:
+        return pl.repeat("", frame.height, eager=True).alias("point")
+    named = pl.DataFrame([column.alias(str(at)) for at, column in enumerate(columns)])
+    return named.select(pl.struct(pl.all()).struct.json_encode().alias("point")).to_series()
+
+
 def _is_share(values: pl.Series) -> bool:
     """Whether each value is right or wrong, so that their mean is a share."""
     return bool(((values == 0) | (values == 1)).all())
@@ -201,15 +234,26 @@ def _flipped(pairs: pl.DataFrame, name: str) -> pl.DataFrame:
 
 
 def _with_answers(
-    flips: pl.DataFrame, one: pl.DataFrame, two: pl.DataFrame, item: str, show: Sequence[str]
+    flips: pl.DataFrame, one: pl.DataFrame, two: pl.DataFrame, item: str, by: Sequence[str], show: Sequence[str]
 ) -> pl.DataFrame:
-    """The flips with the answers of both sides beside them: of several samples the first."""
-    for side, frame in (("a", one), ("b", two)):
-        shown = [name for name in show if name in frame.columns and name != item]
-        answers = frame.select(pl.col(item).alias("item"), *(pl.col(name).alias(f"{name}_{side}") for name in shown))
-        answers = answers.filter(pl.col("item").is_in(flips["item"].implode())).unique("item", keep="first")
-        flips = flips.join(answers, on="item", how="left", maintain_order="left")
-    return flips
+    """The items that changed by one score, with the answers of both sides beside them: of several rows the first that changed
+    as the item did."""
+    (name,) = flips["score"].unique() if flips.height else ("",)
+    sides, shown = [], list[str]()
+    for side, frame, point in zip("ab", (one, two), _points_of(one, two, by), strict=True):
+        own = {f"{each}_{side}": frame[each] for each in show if each in frame.columns and each != item}
+        shown += own
+        if name:
+            own["of_" + side] = frame[_PREFIX + name].cast(pl.Float64)
+        rows = pl.DataFrame([frame[item].alias("item"), point, *(column.alias(as_) for as_, column in own.items())])
+        rows = rows.with_columns(nth=pl.int_range(pl.len()).over("item", "point"))
+        sides.append(rows.filter(pl.col("item").is_in(flips["item"].implode())))
+    if not name:
+        return flips.with_columns(pl.lit(None, sides["ab".index(each[-1])].schema[each]).alias(each) for each in shown)
+    pairs = sides[0].join(sides[1], on=["item", "point", "nth"], maintain_order="left").join(flips, on="item")
+    alike = (pl.col("of_b") - pl.col("of_a")).sign() != (pl.col("b") - pl.col("a")).sign()
+    chosen = pairs.sort(alike.fill_null(True), maintain_order=True).unique("item", keep="first").select("item", *shown)
+    return flips.join(chosen, on="item", how="left", maintain_order="left")
 
 
 def _measured(frame: pl.DataFrame) -> dict[str, Any]:

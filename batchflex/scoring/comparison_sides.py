@@ -49,6 +49,16 @@ def both_of(name: str, cluster: str | None = None) -> tuple[Side, Side]:
     return side(names[0], cluster), side(names[1], cluster)
 
 
+def uneven(one: Side, two: Side) -> list[str]:
+    """A sentence for each swept variable of which the sides have some values in common, and others not."""
+    told = []
+    for column in [each for each in one.swept if each in two.swept]:
+        a, b = ([_text(v) for v in side.frame[column].unique(maintain_order=True)] for side in (one, two))
+        if set(a) != set(b) and set(a) & set(b):
+            told.append(f"{column} is {', '.join(a)} in A and {', '.join(b)} in B: means are over what each side has")
+    return told
+
+
 def labels_of(name: str, on: Sequence[str], cluster: str | None = None) -> Side:
     """One side of a comparison on columns of the results, ``on``, which needs no scores.
 
@@ -59,7 +69,7 @@ def labels_of(name: str, on: Sequence[str], cluster: str | None = None) -> Side:
     folder = Folder(path)
     job = _job(folder)
     if not ResultsFiles(folder).exists:
-        raise FolderError(f"{path} has no results yet: run its job first")
+        raise FolderError(_without_results(path))
     columns = sweep_columns(job.sweep.variables)
     results = pl.scan_parquet(ResultsFiles(folder).paths, glob=False)
     names = results.collect_schema().names()
@@ -71,7 +81,7 @@ def labels_of(name: str, on: Sequence[str], cluster: str | None = None) -> Side:
     frame = _of_point(
         name, given, columns, frame.with_columns(extract.texts(frame, each).alias(each) for each in wanted)
     )
-    return Side(name, frame, [], None, {})
+    return Side(name, frame, [column for column in columns if column in frame.columns], None, {})
 
 
 def side(name: str, cluster: str | None = None) -> Side:
@@ -85,7 +95,9 @@ def side(name: str, cluster: str | None = None) -> Side:
     path, given = _split(name)
     folder = Folder(path)
     job, found = _job(folder), scores_file.read(folder)
-    if not ResultsFiles(folder).exists or found is None or not ScoresFiles(folder).exists:
+    if not ResultsFiles(folder).exists:
+        raise FolderError(_without_results(path))
+    if found is None or not ScoresFiles(folder).exists:
         raise FolderError(
             f"{path} has no scores yet: give its job some [[score]] and run it, or: batchflex score {path} JOB.toml"
         )
@@ -98,6 +110,10 @@ def side(name: str, cluster: str | None = None) -> Side:
     frame = _of_point(name, given, columns, frame)
     swept = [column for column in columns if column in frame.columns]
     return Side(name, frame, swept, own, {each["name"]: bool(each["is_share"]) for each in scored})
+
+
+def _without_results(path: Path) -> str:
+    return f"{path} has no results yet: they are there once a run of its job has ended (batchflex status {path})"
 
 
 def _of_point(name: str, given: Mapping[str, str], columns: Mapping[str, str], frame: pl.DataFrame) -> pl.DataFrame:

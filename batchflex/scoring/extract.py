@@ -52,14 +52,29 @@ def as_texts(column: pl.Series) -> pl.Series:
 
 
 def lists(frame: pl.DataFrame, place: str) -> pl.Series:
-    """A column as lists of texts: of one each, or as a column of lists has them. A null, a blank text and an empty list give one
-    null; in a list a blank text is one like any other."""
+    """A column as lists of texts: of one each, or as a column of lists, or a field with one, has them. A null, a blank text and
+    an empty list give one null; in a list a blank text is one like any other."""
     column = frame[place] if place in frame.columns else None
     if column is not None and isinstance(column.dtype, pl.List | pl.Array):
         found = [[text_of(v) for v in row] if row is not None and len(row) else [None] for row in column.to_list()]
         return pl.Series(place, found, pl.List(pl.String))
     said = pl.when(pl.col("x").str.contains(r"\S")).then("x")
-    return texts(frame, place).to_frame("x").select(pl.concat_list(said)).to_series()
+    single = texts(frame, place).to_frame("x").select(said).to_series()
+    if column is None and single.str.starts_with("[").any():  # a list, or a text that looks like one
+        head, *steps = place.split(".")
+        values = [_within(value, steps) for value in objects(frame, head)]
+        found = [
+            ([text_of(v) for v in value] or [None]) if isinstance(value, list) else [text]
+            for value, text in zip(values, single, strict=True)
+        ]
+        return pl.Series(place, found, pl.List(pl.String))
+    return single.to_frame("x").select(pl.concat_list("x")).to_series()
+
+
+def _within(value: Any, steps: Sequence[str]) -> Any:
+    for step in steps:
+        value = value.get(step) if isinstance(value, Mapping) else None
+    return value
 
 
 def words(column: pl.Series) -> pl.Series:

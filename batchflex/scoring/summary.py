@@ -124,6 +124,8 @@ def mean_of(items: pl.DataFrame, *, share: bool, level: float) -> dict[str, Any]
         interval = clusters.wilson_interval(found, level) if share else clusters.t_interval(found, level)
     elif share and n == height:
         interval, method = stats.wilson(float(items["total"].sum()), n, level), "wilson"
+    elif share and height > 1 and items["total"].sum() in (0, n):  # resampled, it would be without any width
+        interval, method = stats.wilson(height * float(items["total"].sum()) / n, height, level), "wilson"
     else:
         interval, method = stats.bootstrap_mean(items["total"].to_numpy(), items["n"].to_numpy(), level), "bootstrap"
     low, high = interval or (None, None)

@@ -28,7 +28,7 @@ for (const link of document.querySelectorAll("nav a")) {
 // The interpreter of expressions, not their compilation: the page's policy forbids eval.
 const options = { renderer: "svg", actions: false, ast: true, defaultStyle: false, tooltip: { disableDefaultStyle: true } };
 const narrow = matchMedia("(max-width: 560px)");
-const config = () => (narrow.matches ? { ...data.config, axis: { ...data.config.axis, labelLimit: 112 } } : data.config);
+const config = () => (narrow.matches ? { ...data.config, axis: { ...data.config.axis, labelLimit: 156 } } : data.config);
 const places = [...document.querySelectorAll("[data-chart]")];
 function drawCharts() {
   return Promise.all(places.map((place) =>

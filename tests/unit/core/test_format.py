@@ -24,6 +24,8 @@ from tests.support.paths import ROOT
         (format.money, 0.0, "$0.00"), (format.money, 0.00125, "$0.0013"), (format.money, 0.000012345, "$0.000012"),
         (format.money, 1234.565, "$1,234.57"), (format.money, 0.25, "$0.2500"), (format.duration, 0.25, "0.3 s"),
         (format.duration, 10.5, "11 s"), (format.duration, 59.5, "1:00"), (format.short, 1_250, "1.3k"),
+        (format.latency, 0.053, "53 ms"), (format.latency, 0.00424, "4.2 ms"), (format.latency, 0.0996, "0.1 s"),
+        (format.latency, 0.0, "0.0 s"), (format.latency, 12.4, "12 s"), (format.latency, None, "–"),
         (format.p_value, 0.0005, "<0.001"), (format.p_value, 0.0625, "0.063"), (format.coefficient, 0.8125, "0.813"),
     ],
 )  # fmt: skip

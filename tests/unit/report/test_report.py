@@ -113,7 +113,9 @@ def test_the_highest_point_is_told_with_its_interval_and_its_rivals(tmp_path: Pa
     assert said == "temperature = 0, prompt = shown: accuracy 100.0 %"
     assert "Highest of 4 sweep points, equalled by 1 of them." in more
     assert "95 % interval 86.2 to 100.0 % (Wilson), 24 rows." in more
-    assert "overlaps with that of temperature = 0.7, prompt = shown: there the order may be chance." in more
+    assert (
+        "overlaps with that of temperature = 0.7, prompt = shown: whether they differ, batchflex compare says" in more
+    )
     summary = headline.summary(told)
     assert "1 × failed: 500 server_error: <b>worker 17</b> died" in summary
     assert "temperature = 0.7, prompt = bare" in summary

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import itertools
 import json
 import re
 import subprocess
 import xml.etree.ElementTree as ET
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -89,7 +91,32 @@ def test_what_differs_from_the_best_is_told_with_corrected_p_values(folder: Fold
         "p (Benjamini–Hochberg)",
         "detectable",
     ]
+    assert {"pp", "–"} == {row[7].split()[-1] for row in table.rows}
     assert len(table.rows) == 3 and all(row[2].startswith(("-", "+", "0")) for row in table.rows)
+
+
+def test_points_of_long_names_are_told_apart_in_the_summary_and_the_best_may_be_the_baseline(tmp_path: Path) -> None:
+    grid: dict[str, list[Any]] = {
+        "model": [f"{name}-and-some-more-of-it" for name in MODELS],
+        "temperature": [0.0, 0.7],
+    }
+    outcomes = []
+    for row in range(24):
+        for at, (model, t) in enumerate(itertools.product(*grid.values())):
+            said = "yes" if at == 0 or row % (at + 1) else "no"
+            outcomes.append(answer(row, said, {"model": model, "temperature": t}))
+    best = {"model": grid["model"][0], "temperature": 0.0}
+    score = [{"name": "right", "kind": "exact", "value": "yes", "baseline": best}]
+    made_of = make(tmp_path / "out", outcomes, sweep=grid, score=score)
+    assert called("score", made_of.path).code == 0
+    told = report.read(made_of)
+    lines = headline.summary(told).splitlines()
+    assert [line.split("  ")[2] for line in lines if " · " in line] == [
+        "small · 0", "small · 0.7", "large · 0", "large · 0.7",
+    ]  # fmt: skip
+    assert (
+        "All others are lower (item by item, p corrected for 3 comparisons: below 0.05)." in headline.headline(told)[1]
+    )
 
 
 def test_numbers_in_answers_are_a_histogram_and_labels_are_not(folder: Folder) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 import batchflex
 from batchflex.core.errors import FolderError, JobError
-from batchflex.scoring import comparison_sides
+from batchflex.scoring import agreement_on, comparison_sides
 from tests.run.test_scores import ECHO, job
 from tests.support.command_line import called
 from tests.support.counting_endpoint import CountingEndpoint
@@ -77,6 +77,35 @@ def test_flips_come_with_what_was_said_those_that_changed_most_first() -> None:
     assert flips.columns == ["score", "item", "a", "b", "content_a", "content_b"]
 
 
+def test_of_several_rows_that_are_shown_which_changed_as_the_item_did() -> None:
+    ids = ["x", "x", "x"]
+    one = side([1, 0, 1], ids, content=["right", "wrong", "right too"])
+    two = side([1, 1, 0], ids, content=["right", "now right", "now wrong"])
+    assert batchflex.compare(one, two).flips.height == 0
+    flips = batchflex.compare(one, two.with_columns(score_s=pl.Series([1.0, 0, 0]))).flips
+    assert flips.select("content_a", "content_b").rows() == [("right too", "now wrong")]
+
+
+def test_rows_agree_with_those_of_the_same_point_in_whatever_order_the_points_are() -> None:
+    rows = [(item, model, sample) for item in range(40) for model in ("m", "n") for sample in range(2)]
+    one = pl.DataFrame(rows, schema=["id", "model", "sample"], orient="row")
+    one = one.with_columns(
+        score_s=pl.when(model="m").then(pl.col("id") % 2).otherwise(0).cast(pl.Float64),
+        content=pl.format("{}{}", "model", "id"),
+    )
+    two = one.sort("id", "model", descending=[False, True], maintain_order=True)
+    for found in (only(batchflex.compare(one, two, by=["model"]))["agreement"], *agreed(one, two)):
+        assert (found["rows"], found["share"], found["kappa"]) == (160, 1, 1)
+    half = two.filter(model="m")
+    assert [(each["rows"], each["share"]) for each in agreed(one, half)] == [(80, 1)]
+    other = half.with_columns(model=pl.lit("o"))  # no model in common: the sides are what differs
+    assert [(each["rows"], each["share"]) for each in agreed(half, other)] == [(80, 1)]
+
+
+def agreed(one: pl.DataFrame, two: pl.DataFrame) -> list[dict[str, Any]]:
+    return list(agreement_on(one, two, ["content"], by=["model"])["agreement"])
+
+
 def test_ids_of_another_type_are_the_same_ids() -> None:
     assert only(batchflex.compare(side([1, 0]), side([1, 1], ["0", "1"])))["items"] == 2
 
@@ -122,6 +151,13 @@ def test_the_two_points_of_a_folder(out: Path, tmp_path: Path) -> None:
     assert "1 of 2 that flipped" in called("compare", out, "--rows", 1).out
     same = called("compare", f"{out}@prompt=plain", f"{out}@prompt=plain")
     assert "nothing flipped" in same.out
+
+
+def test_sides_with_other_points_are_told_apart(out: Path) -> None:
+    ended = called("compare", out, f"{out}@prompt=other")
+    assert "prompt is plain, other in A and other in B: means are over what each side has" in ended.err
+    assert "means are over" not in called("compare", f"{out}@prompt=plain", f"{out}@prompt=other").err
+    assert "means are over" not in called("compare", out, out).err
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import pytest
 import batchflex
 from batchflex.config.loader import build
 from batchflex.core.errors import JobError
+from batchflex.display import score_text
 from batchflex.scoring import clusters, many_tests, paper_tables, planning, power, stats
 from tests.support.command_line import called
 from tests.support.lazily import Lazily
@@ -91,6 +92,23 @@ def test_one_cluster_has_a_mean_and_no_interval(passages: list[Any]) -> None:
     found = point["scores"]["right"]
     assert (found["mean"], found["low"], found["high"], found["method"]) == (0.75, None, None, None)
     assert (found["se"], found["df"], found["clusters"]) == (None, None, 1)
+
+
+@pytest.mark.parametrize("right", [0.0, 1.0])
+def test_samples_that_are_all_alike_have_an_interval_as_wide_as_that_of_their_items(right: float) -> None:
+    frame = pl.DataFrame({"id": [row // 3 for row in range(60)], "score_s": [right] * 60})
+    (point,) = batchflex.summarise(frame)["points"]
+    found = point["scores"]["s"]
+    assert (found["mean"], found["method"]) == (right, "wilson")
+    assert (found["low"], found["high"]) == stats.wilson(20 * right, 20)
+
+
+def test_a_score_that_no_row_has_is_told() -> None:
+    frame = pl.DataFrame({"id": [1, 2], "content": ["a", "b"], "right": [{"text": "a"}, {"text": "b"}]})
+    score = {"name": "right", "kind": "exact", "expected": "right.txt"}
+    shown = score_text.text(batchflex.summarise(frame, score))
+    assert "  right is the score of no row: 'right.txt' is null in every row, or all failed" in shown
+    assert "of no row" not in score_text.text(batchflex.summarise(frame, score | {"expected": "right.text"}))
 
 
 def test_numbers_in_clusters_have_ts_interval() -> None:

@@ -41,6 +41,18 @@ def test_one_of_several_expected_is_enough() -> None:
     assert scored(["3", "5 or so", "7"], [[3, 4], [4, 5], [4, 5]], kind="number") == [1, 1, 0]
 
 
+def test_one_of_several_in_a_field_is_enough_as_in_squad() -> None:
+    fields = [{"text": ["a", "z"]}, {"text": ["b"]}, {"text": []}, {"text": None}, None]
+    answers = ["z", "c", "d", "d", "d"]
+    for right in (pl.Series(fields), pl.Series([None if each is None else json.dumps(each) for each in fields])):
+        frame = pl.DataFrame({"content": answers, "right": right})
+        found = batchflex.score(frame, {"s": {"kind": "exact", "expected": "right.text"}})
+        assert found["score_s"].to_list() == [1, 0, None, None, None]
+    frame = pl.DataFrame({"content": ["[x] y", "x"], "right": ['{"text": "[x] y"}', '{"text": ["[x] y", "x"]}']})
+    found = batchflex.score(frame, {"s": {"kind": "exact", "expected": "right.text"}})
+    assert found["score_s"].to_list() == [1, 1]  # a text that only looks like a list is one text
+
+
 @pytest.mark.parametrize(
     ("answers", "expected"), [(["5", "0.5", "7"], [5, 1, 7]), (["5", "0.5", "7"], [5.0, 0.5, 7.0]), (["true"], [True])]
 )
