@@ -15,6 +15,7 @@ from ..core import BatchflexError, JobError, count, one_line
 from ..plan import InputSample, Prompt, missing_column, sample_of
 from . import output
 from .job_options import FORMAT, given_settings, is_job_file
+from .option_types import as_list, list_of
 
 _INPUTS = (".csv", ".tsv", ".parquet", ".pq", ".jsonl", ".ndjson")
 _SHOWN = 70
@@ -98,9 +99,9 @@ def _prompt(sample: InputSample, ask: Ask | None, notes: list[str], *, has_forma
     said = column or ""
     while ask is not None:
         said = ask("Column with the text, or the whole prompt with columns in {{ }}", column or "")
-        if said in sample.columns or "{{" in said:
+        if (fault := _prompt_fault(said, sample)) is None:
             break
-        output.say(f"  {missing_column(said, sample.columns)}")
+        output.say(f"  {fault}")
     found: list[tuple[str, Any]] = []
     label = sample.label_column
     kind: str = "text"
@@ -112,7 +113,7 @@ def _prompt(sample: InputSample, ask: Ask | None, notes: list[str], *, has_forma
     elif label is not None:
         kind, names = "labels", sample.labels(label)
         notes.append(
-            f"the answers are labels, those of the column {label!r}: {', '.join(names)}; --choices names others"
+            f"the answers are labels, those of the column {label!r}: {as_list(names, ', ')}; --choices names others"
         )
     if kind == "labels":
         found.append((FORMAT, label_schema(names)))
@@ -128,17 +129,31 @@ def _prompt(sample: InputSample, ask: Ask | None, notes: list[str], *, has_forma
     return [("prompt.user", prompt), *found]
 
 
+def _prompt_fault(said: str, sample: InputSample) -> str | None:
+    """Why a column, or a prompt, cannot be asked about, as a sentence."""
+    if "{{" not in said:
+        return None if said in sample.columns else missing_column(said, sample.columns)
+    try:
+        (section,) = build({"prompt": {"user": said}}).templates.values()
+        missing = Prompt(section, "prompt").missing(sample.columns)
+    except JobError as error:
+        return str(error)
+    return missing_column(missing[0], sample.columns) if missing else None
+
+
 def _kind(sample: InputSample, ask: Ask, label: str | None) -> tuple[str, list[str]]:
     """3: labels, fields or text; and which."""
     while (kind := ask("Kind of answer: labels, fields or text", "labels" if label else "text")) not in _KINDS:
         output.say("  labels: one of a list; fields: a JSON object; text: whatever the model says")
     if kind == "text":
         return kind, []
-    default = ",".join(sample.labels(label)) if kind == "labels" and label else ""
+    default = as_list(sample.labels(label)) if kind == "labels" and label else ""
     while True:
-        names = [
-            name.strip() for name in ask(f"Which {kind}, with commas between them", default).split(",") if name.strip()
-        ]
+        try:
+            names = list_of(ask(f"Which {kind}, with commas between them", default))
+        except ValueError as error:
+            output.say(f"  {error}")
+            continue
         if len({*names}) == len(names) and len(names) > (kind == "labels"):
             return kind, names
         output.say(f"  {'two labels at least' if kind == 'labels' else 'one field at least'}, each once")
@@ -269,7 +284,7 @@ def _worded(kind: str, names: Sequence[str], column: str) -> str:
     """A prompt over one column."""
     shown = f"{{{{ {column} }}}}" if re.fullmatch(r"[A-Za-z_]\w*", column) else f"{{{{ row[{column!r}] }}}}"
     if kind == "labels":
-        return f"Which of these is it: {', '.join(names)}?\n\n{shown}"
+        return f"Which of these is it: {as_list(names, ', ')}?\n\n{shown}"
     if kind == "fields":
         return f"Take from this text, as JSON: {', '.join(names)}. What it does not say is null.\n\n{shown}"
     return shown if kind == "format" else f"Summarise this in one sentence.\n\n{shown}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -48,6 +49,37 @@ def names(text: str) -> list[str]:
     if not found:
         raise argparse.ArgumentTypeError("must be names of columns, with commas between them")
     return found
+
+
+def labels(text: str) -> list[str]:
+    try:
+        found = list_of(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    if not found:
+        raise argparse.ArgumentTypeError("must be labels, with commas between them")
+    return found
+
+
+def list_of(text: str) -> list[str]:
+    """What stands between commas. What begins with a quote goes to the next, and may have commas, as in a line of CSV.
+
+    :raises ValueError: if such a quote is never closed, or something follows it.
+    """
+    try:
+        found = next(csv.reader([text], skipinitialspace=True, strict=True), [])
+    except csv.Error:
+        raise ValueError(
+            'a label in quotes ends with one, and a comma follows; one with a comma or a quote is written "a, ""b"" or c"'
+        ) from None
+    return [name.strip() for name in found if name.strip()]
+
+
+def as_list(names: Sequence[str], separator: str = ",") -> str:
+    """The text of which :func:`list_of` makes these."""
+    return separator.join(
+        '"' + name.replace('"', '""') + '"' if {*",\r\n"} & {*name} or name.startswith('"') else name for name in names
+    )
 
 
 def path(text: str) -> Path:

@@ -12,7 +12,7 @@ from typing import Any, get_args
 from ..config import Occasion
 from ..core import __version__
 from .option_parser import Parser, refuse_unknown
-from .option_types import above_0, names, path, path_text, positive, share, wait_s
+from .option_types import above_0, labels, names, path, path_text, positive, share, wait_s
 
 _ABOUT = """\
 Ask a language model many questions, and get a Parquet table of the answers.
@@ -159,7 +159,7 @@ def _add_prompt_options(parser: argparse.ArgumentParser) -> None:
     _add(group.add_mutually_exclusive_group(), """
         --choices A,B,…  the answer is one of these, in the column 'label' of the results
         --schema FILE    the answer is JSON that fits the JSON Schema in this file; each field becomes a column
-    """, {"choices": {"type": names}})  # fmt: skip
+    """, {"choices": {"type": labels}})  # fmt: skip
 
 
 def _add_lock_options(parser: argparse.ArgumentParser) -> None:

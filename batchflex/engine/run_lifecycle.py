@@ -115,6 +115,8 @@ class Execution:
             run_state.results = "results/"
         if prepared.diff is not None:
             run_state.planned = prepared.diff.planned
+        elif prepared.empty:
+            run_state.planned = 0
         self.run_state = run_state
         self._emitter = Emitter(observer, job.job.name, run_id)
         self._monitor = Monitor(folder, plan, run_state, observer, self._emitter, self.stop)

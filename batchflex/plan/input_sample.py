@@ -70,7 +70,7 @@ class InputSample(NamedTuple):
     def labels(self, column: str) -> list[str]:
         """The different texts of a column, in the order of the alphabet; none if one is too long for a label."""
         found = sorted({*self.texts(column)})
-        return found if all(len(text) <= _LONGEST_LABEL and "," not in text for text in found) else []
+        return found if all(len(text) <= _LONGEST_LABEL for text in found) else []
 
 
 _IDS = ("key", "uuid", "number", "no", "nr")

@@ -28,6 +28,11 @@ _LOCK_WAITS_S = (0.01, 0.03, 0.1)  # whoever only looks whether the folder is he
 _LATE_BYTES = 256 << 10
 
 
+def manifest_of(table: Path) -> Path:
+    """What names the files of a table that is a folder."""
+    return table.with_name(f"{table.name}-table.json")
+
+
 class Folder:
     """Paths and small files of one output folder. Creating it touches nothing. ``parts`` is the store of the sealed answers."""
 
@@ -38,6 +43,7 @@ class Folder:
         self.parts: Store = FolderStore(self._parts)
         self.results = path / "results.parquet"
         self.results_folder = path / "results"
+        self.results_manifest = manifest_of(self.results_folder)
         self.journal = path / "journal"
         self.state = path / "run.json"
         self.job = path / "job.toml"
@@ -49,6 +55,7 @@ class Folder:
         self.carried = path / "carried.parquet"
         self.scores = path / "scores.parquet"
         self.scores_folder = path / "scores"
+        self.scores_manifest = manifest_of(self.scores_folder)
         self.scores_json = path / "scores.json"
         self.judges = path / "judges"
         self.report = path / "report.html"

@@ -1,13 +1,15 @@
 """A table as it lies in an output folder: one file, or a folder with a file for each stretch of the rows. Results and scores
 are such tables.
 
-``results/table.json`` names the files of the second kind, in order, and has what the footer of the first has. A file is never
+``results-table.json`` names the files of the second kind, in order, and has what the footer of the first has. A file is never
 changed: its name holds a digest of what it is made of. So a run writes only the stretches in which something is new, and the
-table is another from the moment that ``table.json`` is replaced.
+table is another from the moment that ``results-table.json`` is replaced. It lies beside the folder, not in it, so that
+whoever reads a folder of Parquet files can be given that.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -20,11 +22,11 @@ import pyarrow.parquet as pq
 from ..core import StorageError
 from . import part_files, results_table
 from .files import LINKED, replaced, storing, sync_folder
-from .output_folder import Folder
+from .output_folder import Folder, manifest_of
 from .results_columns import Origins
 from .store import clear_temporaries
 
-_MANIFEST = "table.json"
+_EARLIER_MANIFEST = "table.json"  # in the folder, where no reader of a folder of Parquet files but ours expected it
 _STRETCH = re.compile(r"\d{6,}-[0-9a-f]{16}\.parquet")
 
 
@@ -131,10 +133,11 @@ def batches_of(path: Path, columns: Sequence[str], rows: int) -> Iterator[pa.Rec
 
 
 def _read(folder: Path) -> _Manifest | None:
-    try:
-        return msgspec.json.decode((folder / _MANIFEST).read_bytes(), type=_Manifest)
-    except (OSError, msgspec.DecodeError):
-        return None
+    if folder.is_dir():
+        for path in (manifest_of(folder), folder / _EARLIER_MANIFEST):
+            with contextlib.suppress(OSError, msgspec.DecodeError):
+                return msgspec.json.decode(path.read_bytes(), type=_Manifest)
+    return None
 
 
 def write(folder: Folder, assembled: results_table.Assembled, *, as_folder: bool = False) -> None:
@@ -181,20 +184,24 @@ class TableFolder:
 
     def commit(self, metadata: Mapping[str, str]) -> None:
         """From now on the table is what was added; files that are none of it are removed."""
-        manifest = self._path / _MANIFEST
+        manifest = manifest_of(self._path)
         with storing(manifest), replaced(manifest) as stream:
             stream.write(msgspec.json.encode(_Manifest(self._files, dict(metadata))) + b"\n")
+        (self._path / _EARLIER_MANIFEST).unlink(missing_ok=True)
         _remove(self._path, keep=[file.name for file in self._files])
 
 
 def remove_folder(path: Path) -> None:
     """Remove a table that is a folder, if there is one."""
-    if path.is_symlink() or not (path / _MANIFEST).exists():  # not ours
+    manifests = (manifest_of(path), path / _EARLIER_MANIFEST)
+    if path.is_symlink() or not any(manifest.exists() for manifest in manifests):  # not ours
         return
-    (path / _MANIFEST).unlink()
-    _remove(path, keep=())
-    if not any(path.iterdir()):
-        path.rmdir()
+    for manifest in manifests:
+        manifest.unlink(missing_ok=True)
+    if path.is_dir():
+        _remove(path, keep=())
+        if not any(path.iterdir()):
+            path.rmdir()
 
 
 def _remove(path: Path, keep: Sequence[str]) -> None:

@@ -268,6 +268,35 @@ def test_five_questions_make_a_job_file(here: Path, endpoint: CountingEndpoint) 
     assert table(here / "runs" / "mine")["label"].to_list() == ["bug"] * 3
 
 
+def test_a_prompt_that_cannot_be_asked_is_told_when_it_is_given(here: Path) -> None:
+    prompts = ("{{ txt }}?", "Which team? {{ text }", "{{ text }}?")
+    code, said = answered(*prompts, "text", "local", "mine.toml", command=("tickets.csv",))
+    assert code == 0, said
+    assert "did you mean 'text'?" in said and said.count("the whole prompt") == 3
+    assert tomllib.loads((here / "mine.toml").read_text())["prompt"] == {"user": "{{ text }}?"}
+
+
+def test_labels_with_commas_stand_in_quotes(here: Path) -> None:
+    rows = [f'a long text {n},"bug, or ""not"""\nanother long text {n},it\'s fine\n' for n in range(9)]
+    (here / "tickets.csv").write_text("text,team\n" + "".join(rows))
+    labels = ['bug, or "not"', "it's fine"]
+
+    def written(file: str) -> list[str]:
+        params = tomllib.loads((here / file).read_text())["params"]
+        found: list[str] = params["response_format"]["json_schema"]["schema"]["properties"]["label"]["enum"]
+        return found
+
+    given = ("--prompt", "{{ text }}", "--model", "m")
+    assert called("init", "tickets.csv", *given, "--choices", '"bug, or ""not""", it\'s fine').code == 0
+    assert written("tickets.toml") == labels
+    code, said = answered("", "labels", '"bug', "", "local", "mine.toml", command=("tickets.csv",))
+    assert code == 0 and '["bug, or ""not""",it\'s fine]' in said and "a label in quotes ends with one" in said, said
+    assert sorted(written("mine.toml")) == sorted(labels)
+    for wrong, why in (('"a"b,c', "a label in quotes ends with one"), (",,", "must be labels, with commas")):
+        refused = called("init", "tickets.csv", *given, "--choices", wrong)
+        assert refused.code == 2 and why in refused.err and "columns" not in refused.err
+
+
 def test_a_job_file_that_is_there_is_replaced_with_force_alone(here: Path) -> None:
     (here / "tickets.toml").write_text("mine")
     refused = called("init", "tickets.csv", *PROMPT)

@@ -268,8 +268,8 @@ def test_a_filter_that_leaves_no_rows_is_named(endpoint: CountingEndpoint, tmp_p
     plan = called("plan", path, "--base-url", endpoint.base_url, "--since", "2199-01-01", "--out", tmp_path / "other")
     assert told in plan.out
     path.write_text("")
-    empty = called("run", path, "--base-url", endpoint.base_url, "--out", tmp_path / "empty")
-    assert "the input has no rows: nothing is sent" in empty.err
+    empty = called("run", path, "--base-url", endpoint.base_url, "--out", tmp_path / "empty", "--json")
+    assert "the input has no rows: nothing is sent" in empty.err and json.loads(empty.out)["planned"] == 0
     assert "the input has no rows" in called("plan", path, "--base-url", endpoint.base_url).out
 
 

@@ -142,6 +142,8 @@ def test_files_of_the_folder_are_as_written(tmp_path: Path) -> None:
         folder.positions.touch()
         folder.carried.touch()
         folder.report.touch()
+        folder.results_manifest.touch()
+        folder.scores_manifest.touch()
         there = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
         kept.close()
     written = {name.replace("NNNNNN", "000001") for name in names("The folder", "name")}
@@ -149,7 +151,8 @@ def test_files_of_the_folder_are_as_written(tmp_path: Path) -> None:
     with folder.held():
         made = table.assemble(folder.parts, {}, ["{}"])
         table_files.write(folder, made, as_folder=True)
-    assert {path.name for path in folder.results_folder.iterdir()} > {"table.json"} and not folder.results.exists()
+    assert folder.results_manifest.stat().st_size and not folder.results.exists()
+    assert {path.suffix for path in folder.results_folder.iterdir()} == {".parquet"}
     assert (parts.exists(), segments.exists()) == (True, True)
 
 

@@ -120,7 +120,36 @@ def test_only_the_scores_in_which_something_changes_are_written(endpoint: Counti
     assert called("score", run.out, "--set", "score.brief.max=50").code == 0
     assert len({*files(tmp_path, "scores")} - {*second}) == 5 and not (run.out / "scores.parquet").exists()
     assert called("compare", run.out, run.out).code == 0
-    assert {path.name for path in (run.out / "scores").iterdir()} == {*files(tmp_path, "scores"), "table.json"}
+    assert {path.name for path in (run.out / "scores").iterdir()} == {*files(tmp_path, "scores")}
+    assert Folder(run.out).scores_manifest.exists()
+
+
+def test_the_folder_is_read_by_whatever_reads_a_folder_of_parquet_files(
+    endpoint: CountingEndpoint, tmp_path: Path
+) -> None:
+    write(tmp_path / "in.jsonl", 0, 25)
+    run = batchflex.run(job(endpoint, tmp_path, **SCORES))
+    for table in (tmp_path / "out" / "results", tmp_path / "out" / "scores"):
+        assert pl.read_parquet(table).height == pq.read_table(table).num_rows == 25
+        assert pl.read_parquet(table)["key"].to_list() == run.results()["key"].to_list()
+
+
+def test_a_table_of_an_earlier_version_is_read_and_becomes_one_of_this(
+    endpoint: CountingEndpoint, tmp_path: Path
+) -> None:
+    """Its list of files lay in the folder."""
+    write(tmp_path / "in.jsonl", 0, 25)
+    run = batchflex.run(job(endpoint, tmp_path))
+    folder, rows, earlier = Folder(run.out), run.results().rows(), tmp_path / "out" / "results" / "table.json"
+    folder.results_manifest.rename(earlier)
+    assert ResultsFiles(folder).rows == 25 and called("results", run.out).code == 0
+    write(tmp_path / "in.jsonl", 25, 31)
+    run = batchflex.run(job(endpoint, tmp_path))
+    assert run.results().rows()[:25] == rows and run.results().height == 31
+    assert folder.results_manifest.exists() and not earlier.exists() and endpoint.stats()["requests"] == 31
+    folder.results_manifest.rename(earlier)
+    batchflex.run(job(endpoint, tmp_path, "file"))
+    assert not folder.results_folder.exists() and pl.read_parquet(folder.results).height == 31
 
 
 def test_a_table_that_was_not_finished_is_none(
@@ -159,7 +188,7 @@ def test_merged_parts_and_a_table_that_is_gone_leave_the_same_rows(endpoint: Cou
     with folder.held():
         compact.carry_out(compact.preview(folder, None, None))
     assert batchflex.run(job(endpoint, tmp_path)).results().rows() == rows
-    (folder.results_folder / "table.json").unlink()
+    folder.results_manifest.unlink()
     assert not ResultsFiles(folder).exists
     assert batchflex.run(job(endpoint, tmp_path)).results().rows() == rows
     assert table_files.ResultsFiles(folder).is_folder and endpoint.stats()["requests"] == 24
