@@ -59,7 +59,7 @@ class CarriedUpdates:
         self._file: pq.ParquetFile | None = None
         self._keys: SortedKeys | None = None
         self._digest = pl.Series([], dtype=pl.UInt64)
-        self._begins = np.zeros(0, np.int64)
+        self._begins, self._sizes = np.zeros(0, np.int64), list[int]()
         self._cache: OrderedDict[int, pa.ChunkedArray] = OrderedDict()
         try:
             file = pq.ParquetFile(path)
@@ -67,7 +67,7 @@ class CarriedUpdates:
             if _ID in own and file.metadata.num_rows:
                 self.id, self.footer, self._file = own[_ID].decode(), part_files.carried_footer(own), file
                 sizes = [int(file.metadata.row_group(group).num_rows) for group in range(file.num_row_groups)]
-                self._begins = np.cumsum([0, *sizes])[:-1]
+                self._sizes, self._begins = sizes, np.cumsum([0, *sizes])[:-1]
         except (OSError, KeyError, ValueError, pa.ArrowException):
             self._file = None
 
@@ -109,6 +109,22 @@ class CarriedUpdates:
         for row, text in zip(at, self._texts(entries.gather(at).to_numpy().astype(np.int64)), strict=True):
             texts[row] = text
         return table.set_column(table.column_names.index("carry"), "carry", pa.array(texts, pa.string()))
+
+    def described(self, entries: pl.Series) -> Footer:
+        """The kinds and types of the columns in these entries alone.
+
+        :raises FolderError: if the file is damaged.
+        """
+        used = entries.unique().sort().to_numpy().astype(np.int64)
+        if len(used) == len(self):
+            return self.footer
+        found = Footer({}, pa.schema([]), {}, self.footer.size)
+        for group in self._groups:
+            begin, end = np.searchsorted(used, [self._begins[group], self._begins[group] + self._sizes[group]])
+            here = self._load(group).take(pa.array(used[begin:end] - self._begins[group]))
+            kinds, types = carried_columns.describe(here.to_pylist(), self.footer.types)
+            found = part_files.together([found, Footer(kinds, types, {})])
+        return found
 
     def batches(self) -> Iterator[pl.DataFrame]:
         """All entries: ``hi``, ``lo`` and ``carry``."""

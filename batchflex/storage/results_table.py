@@ -265,21 +265,22 @@ class _Parts:
         return [(int(number), footer.size, footer.id) for number, footer in footers]
 
     def carrying(self, updates: CarriedUpdates, index: pl.DataFrame) -> list[part_files.Footer]:
-        """What tells the kinds and types of the carried columns: the updates, and the parts with rows that have no update. Where
-        some rows of a part have one, only the others count, if that could make a difference."""
+        """What tells the kinds and types of the carried columns: the updates that rows have, and the parts with rows that have
+        none. Where some rows of a part have one, only the others count, if that could make a difference."""
         is_own = index["carried"] == OWN
         own, updated = index["where"].filter(is_own).sort(), index["where"].filter(~is_own)
         numbers, mixed = self.numbers(own), {*self.numbers(updated)}
-        found = [updates.footer, *(self.footers[number] for number in numbers)]
+        current = updates.described(index["carried"].filter(~is_own))
+        found = [current, *(self.footers[number] for number in numbers)]
         whole = part_files.together(found)
         is_sure = all(
-            name in updates.footer.kinds and (name in whole.types.names or len({*kinds} - {"null"}) < 2)
+            name in current.kinds and (name in whole.types.names or len({*kinds} - {"null"}) < 2)
             for name, kinds in whole.kinds.items()
         )
         if is_sure:
             return found
         looked_at = {number: self._described(number, own) for number in numbers if number in mixed}
-        return [updates.footer, *(looked_at.get(number) or self.footers[number] for number in numbers)]
+        return [current, *(looked_at.get(number) or self.footers[number] for number in numbers)]
 
     def _described(self, number: int, where: pl.Series) -> part_files.Footer:
         """What the carried columns of some rows of a part hold; ``where`` they are, in order, rows of other parts among them."""

@@ -277,6 +277,18 @@ def test_a_column_that_is_carried_later_is_there_for_rows_answered_before(desk: 
     assert desk.asked == 10
 
 
+def test_a_column_that_rows_carried_which_are_gone_leaves_the_table_too(one: Desk) -> None:
+    """What `carried.parquet` has of rows that are not in the input any more tells nothing of the columns of the others."""
+    write(one.input, rows(["a", "b", "c", "d"]))
+    assert one.run(carry=["label"]).code == 0
+    assert one.run(carry=["label", "note"]).code == 0
+    write(one.input, rows(["a", "b", "x"]))
+    assert one.run(carry=["label"]).code == 0
+    write(one.input, rows(["z", "b", "x"]))
+    assert one.run(carry=["label"]).code == 0
+    assert "label" in table_of(one.out).columns and "note" not in table_of(one.out).columns
+
+
 def test_the_type_of_a_column_is_that_of_the_input_now(desk: Desk) -> None:
     for labels, kind in (
         ([1, 2, None, 4], pl.Int64),
