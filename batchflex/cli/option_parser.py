@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ..core import JobError, one_line
+from ..core import JobError, nearest, one_line
 from .option_types import with_optional_wait
 
 
@@ -37,7 +37,7 @@ class Parser(argparse.ArgumentParser):
         allowed = list(map(str, action.choices))
         if not isinstance(action, argparse._SubParsersAction):
             raise argparse.ArgumentError(action, f"there is no {value!r:.80}; {_choice(str(value), allowed)}")
-        if _is_a_job(value) and not _nearest(value, allowed):
+        if _is_a_job(value) and not nearest(value, allowed):
             self.error(f"{value!r:.80} is no verb; did you mean: {self.prog} run {one_line(value, 80)}?")
         self.error(f"there is no verb {value!r:.80}; {_choice(value, allowed)}")
 
@@ -65,7 +65,7 @@ def refuse_unknown(parser: argparse.ArgumentParser, unknown: Sequence[str]) -> N
     first = unknown[0].partition("=")[0]
     if not first.startswith("-"):
         parser.error(f"unexpected argument {first!r}")
-    near = _nearest(first, re.findall(r"--[a-z-]+", parser.format_help()))
+    near = nearest(first, re.findall(r"--[a-z-]+", parser.format_help()))
     parser.error(f"there is no option {first}" + (f"; did you mean {near}?" if near else ""))
 
 
@@ -76,12 +76,5 @@ def _is_a_job(word: str) -> bool:
 
 
 def _choice(name: str, allowed: Sequence[str]) -> str:
-    near = _nearest(name, allowed)
+    near = nearest(name, allowed)
     return f"did you mean {near}?" if near else f"there are: {', '.join(allowed)}"
-
-
-def _nearest(name: str, allowed: Sequence[str]) -> str | None:
-    import difflib
-
-    near = difflib.get_close_matches(name, allowed, n=1, cutoff=0.6)
-    return near[0] if near else None

@@ -105,7 +105,8 @@ def _write_scores(found: dict[str, Any], path: Path) -> None:
 
 def _form(path: Path) -> paper_tables.Form | None:
     """How a table for people is written, by the name of its file."""
-    return {".md": "md", ".tex": "tex"}.get(path.suffix.lower())  # type: ignore[return-value]
+    forms: dict[str, paper_tables.Form] = {".md": "md", ".tex": "tex"}
+    return forms.get(path.suffix.lower())
 
 
 def _write(text: str, path: Path) -> None:

@@ -46,8 +46,8 @@ if TYPE_CHECKING:
         read as read,
         tables_of as tables_of,
     )
-    from .missing_files import absent_input as absent_input
-    from .mistake_messages import choice as choice, nearest as nearest
+    from .missing_files import absent_input as absent_input, input_path as input_path
+    from .mistake_messages import choice as choice
     from .notify_sections import Address as Address, Pings as Pings, address as address, pings as pings
     from .path_variables import expanded as expanded, literal as literal
     from .run_outcomes import (

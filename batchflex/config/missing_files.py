@@ -14,15 +14,20 @@ _SHOWN_FILES = 8
 _MOST_FILES = 5_000  # of a folder that are looked at
 
 
+def input_path(pattern: str) -> Path:
+    """A path of ``input.path``, with ``~`` as the home folder."""
+    try:
+        return Path(pattern).expanduser()
+    except RuntimeError:  # there is no such user: then it is a name
+        return Path(pattern)
+
+
 def absent_input(pattern: str) -> str | None:
     """A sentence if there is nothing at a path of ``input.path``, with the nearest name that there is; ``None`` if there is, or
     if it is a pattern or an address."""
     if "\0" in pattern:
         return f"the input {pattern!r} is no path"
-    try:
-        path = Path(pattern).expanduser()
-    except RuntimeError:  # there is no such user: then it is a name
-        path = Path(pattern)
+    path = input_path(pattern)
     try:
         if "://" in pattern or path.exists() or any(c in pattern for c in "*?["):
             return None

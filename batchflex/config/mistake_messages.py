@@ -5,15 +5,14 @@ They never contain a secret: a key that was pasted into the wrong field is not r
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
-from ..core import redacted
+from ..core import nearest, redacted
 from ..protocol import CHAT
 
 
@@ -120,12 +119,6 @@ def _names_at(steps: Sequence[str], root: type[BaseModel]) -> list[str]:
         if get_origin(field.annotation) in (dict, list):
             left = left[1:]
     return list(at.model_fields)
-
-
-def nearest(name: str, allowed: Iterable[str]) -> str | None:
-    """The one of ``allowed`` that is most like ``name``; ``None`` if none is like it."""
-    near = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.6)
-    return near[0] if near else None
 
 
 def choice(name: str, allowed: Sequence[str], words: str = "there are") -> str:

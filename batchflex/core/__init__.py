@@ -65,7 +65,7 @@ if TYPE_CHECKING:
     from .frames import frame_of as frame_of
     from .gil import GilYield as GilYield
     from .message import Message as Message
-    from .near_paths import did_you_mean as did_you_mean
+    from .near_paths import did_you_mean as did_you_mean, nearest as nearest
     from .redact import Redactor as Redactor, redacted as redacted
     from .request_keys import KeySet as KeySet
     from .safe_text import (

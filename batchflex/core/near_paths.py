@@ -1,12 +1,20 @@
-"""Which file or folder somebody probably meant by a path that is not there."""
+"""Which name, file or folder somebody probably meant by one that is not there."""
 
 from __future__ import annotations
 
-import difflib
+from collections.abc import Iterable
 from pathlib import Path
 
 _MOST_NAMES = 10_000  # looked at in one folder
 _RUNS = "runs"
+
+
+def nearest(name: str, allowed: Iterable[str]) -> str | None:
+    """The one of ``allowed`` that is most like ``name``; ``None`` if none is like it."""
+    import difflib  # which --help does without
+
+    near = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.6)
+    return near[0] if near else None
 
 
 def did_you_mean(path: str | Path, *, of_run: bool = False) -> str:
@@ -46,8 +54,7 @@ def _nearest(folder: Path, name: str, *, of_run: bool) -> str | None:
         if not each.name.startswith(".") and (not of_run or _is_run(each)):
             names.append(each.name)
     alike = [each for each in names if Path(each).suffix == Path(name).suffix]
-    near = [*difflib.get_close_matches(name, alike, n=1), *difflib.get_close_matches(name, names, n=1)]
-    return near[0] if near else None
+    return nearest(name, alike) or nearest(name, names)
 
 
 def _is_run(folder: Path) -> bool:

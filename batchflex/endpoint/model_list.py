@@ -13,8 +13,8 @@ from typing import Annotated, Any
 
 import msgspec
 
-from ..config import PricesSection, nearest
-from ..core import Request
+from ..config import PricesSection
+from ..core import Request, nearest
 from ..protocol import conversation, model_of
 
 _A_MILLION = 1e6

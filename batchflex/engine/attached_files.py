@@ -11,7 +11,7 @@ import anyio
 import anyio.to_thread
 import msgspec
 
-from ..attachments import content_of, filled, without_data
+from ..attachments import filled, without_data
 from ..core import Attachment, AttemptError, Request
 
 _MOST_HELD = 512 << 20  # bytes that files take which are being read or sent, or whose answers are awaited
@@ -130,4 +130,6 @@ class AttachedFiles:
 
 
 def _read(files: Sequence[Attachment], is_wanted: Callable[[], bool]) -> Contents | None:
+    from ..attachments import content_of  # with what reads images and documents, which most runs have none of
+
     return Contents(files, [content_of(file) for file in files]) if is_wanted() else None

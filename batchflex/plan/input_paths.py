@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ..config import Job, absent_input
+from ..config import Job, absent_input, input_path
 from ..core import InputError
 from .formats import ENDINGS, is_known
 
@@ -30,7 +30,7 @@ def _require(pattern: str) -> Path:
         raise InputError(f"the input {pattern} is not on this machine; copy it here and name the file in input.path")
     if (fault := absent_input(pattern)) is not None:
         raise InputError(fault)
-    path = _expanded_user(pattern)
+    path = input_path(pattern)
     if not path.exists() and next(_glob(path), None) is None:
         root, _ = _parts(path)
         raise InputError(f"no file matches the input path {pattern}; {root} has {_contents(root)}")
@@ -72,13 +72,6 @@ def _named(pattern: str) -> list[Path]:
             raise InputError(f"the input {path} is no file: it is read more than once, so write it into one first")
         return [path]
     return sorted(_glob(path))
-
-
-def _expanded_user(pattern: str) -> Path:
-    try:
-        return Path(pattern).expanduser()
-    except RuntimeError:  # there is no such user: then it is a name
-        return Path(pattern)
 
 
 def _in_folder(folder: Path) -> list[Path]:

@@ -20,8 +20,8 @@ from typing import Any
 import msgspec
 
 from ..attachments import Finder, Use, require
-from ..config import Job, nearest
-from ..core import Attachment, Item, JobError, Row
+from ..config import Job
+from ..core import Attachment, Item, JobError, Row, nearest
 from ..protocol import TRANSPORT, Route
 from ..storage import Span, file_at
 from . import sharegpt

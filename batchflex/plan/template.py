@@ -28,8 +28,8 @@ import jinja2.utils
 import jinja2.visitor
 import msgspec
 
-from ..config import PromptSection, nearest
-from ..core import JobError, Row
+from ..config import PromptSection
+from ..core import JobError, Row, nearest
 from ..protocol import unwritable
 from . import file_filters
 from .file_filters import Attach, FileMisused, Files

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import datetime
-import difflib
 import zoneinfo
 from pathlib import Path
 
-from ..core import JobError
+from ..core import JobError, nearest
 
 
 def zone(name: str) -> zoneinfo.ZoneInfo:
@@ -18,10 +17,10 @@ def zone(name: str) -> zoneinfo.ZoneInfo:
         known = zoneinfo.available_timezones()
         if not known:
             raise JobError("this machine knows no time zones; install the package tzdata") from None
-        near = difflib.get_close_matches(name, known, n=1)
+        near = nearest(name, known)
         raise JobError(
             f"there is no time zone {name!r:.60}; "
-            + (f"did you mean {near[0]}?" if near else "write one such as Europe/Berlin")
+            + (f"did you mean {near}?" if near else "write one such as Europe/Berlin")
         ) from None
 
 

@@ -181,7 +181,7 @@ def _text(value: Any) -> str:
 def _number(value: float | None, share: bool) -> str:
     if value is None:
         return "–"
-    return f"{100 * value:.1f}" if share else f"{value:.3f}" if abs(value) < 100 else f"{value:.1f}"
+    return format.fixed(100 * value, 1) if share else format.fixed(value, 3 if abs(value) < 100 else 1)
 
 
 def _interval(mean: float | None, low: float | None, high: float | None, share: bool) -> str:
@@ -199,7 +199,7 @@ def _difference(found: Found | None, share: bool) -> str:
 
 
 def _p(value: float | None) -> str:
-    return "–" if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
+    return format.p_value(value).replace("<", "< ")
 
 
 # ---------------------------------------------------------------------------------------------------------- writing

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import batchflex
+from batchflex import attachments
 from batchflex.attachments import finder
 from batchflex.core import TIMINGS, InputError, JobError
 from batchflex.engine import attached_files
@@ -291,8 +292,8 @@ def test_bodies_wait_for_room_and_all_are_sent(
 
 def test_a_run_that_stops_reads_no_more_files(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
-    content_of = attached_files.content_of
-    monkeypatch.setattr(attached_files, "content_of", lambda file: read.append(file.name) or content_of(file))
+    content_of = attachments.content_of
+    monkeypatch.setattr(attachments, "content_of", lambda file: read.append(file.name) or content_of(file))
     monkeypatch.setattr(attached_files, "_MOST_HELD", 1)
     for number in range(12):
         case.photo(f"{number:02}.png", picture(40, 40 + number, "PNG"))
