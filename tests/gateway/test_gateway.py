@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 import pytest
 
+import batchflex
 from tests.gateway.conftest import Gateway
 
 SHORT = {"max_tokens": 50}
@@ -190,6 +191,7 @@ def test_a_wrong_key_stops_the_run(key: str, gateway: Gateway) -> None:
 
 
 def test_a_fallback_is_not_mixed_in_unseen(gateway: Gateway) -> None:
-    run = gateway.run(20, "free", params={"model": "broken"})
+    with pytest.warns(batchflex.JobWarning, match="20 by 'other' in place of 'broken'"):
+        run = gateway.run(20, "free", params={"model": "broken"})
     assert_all_answered(run, 20)
     assert set(run.results()["model"]) == {"other"}
