@@ -2,8 +2,8 @@
 
     python benchmarks/target.py [--port 0] [--latency SECONDS] [--tls CERT KEY] [--forever]
 
-Prints one line of JSON with its port and ends with its standard input, so that it never outlives its parent. Every answer is
-the same 1.2 KB. ``GET /stats`` gives :class:`Stats` as JSON, ``POST /reset`` forgets it, ``GET /v1/models`` lists the model.
+Prints one line of JSON with its port and ends with its standard input, so that it never outlives its parent. Answers have 1.2 KB, and
+a thousand different texts, so that they are not compressed to nothing. ``GET /stats`` gives :class:`Stats` as JSON, ``POST /reset`` forgets it, ``GET /v1/models`` lists the model.
 Requests need a content-length and are answered one at a time on a connection.
 """
 
@@ -16,6 +16,7 @@ import dataclasses
 import gc
 import json
 import os
+import random
 import resource
 import ssl
 import sys
@@ -27,7 +28,15 @@ loop_runner: Any = asyncio.run
 with contextlib.suppress(ImportError):
     from uvloop import run as loop_runner
 
-_COMPLETION = {
+_WORDS = (
+    "about after answer because before better boils change clean could customer delivered different easily every expected few "
+    "filter found given handle however kettle kitchen later light little looks made morning much never noise old only order "
+    "other people plain plastic positive price quality quickly quiet rather really replaced same says second seems service "
+    "should small something steam still storage surface taste than their thing think though time tone under until useful "
+    "very warm water week well when which while without words works would year"
+).split()
+_TEXTS = 1_000
+_COMPLETION: dict[str, Any] = {
     "id": "chatcmpl-0123456789abcdef0123456789abcdef",
     "object": "chat.completion",
     "created": 1_760_000_000,
@@ -43,6 +52,24 @@ _COMPLETION = {
     "usage": {"prompt_tokens": 210, "completion_tokens": 176, "total_tokens": 386},
 }
 COMPLETION = json.dumps(_COMPLETION, separators=(",", ":"))
+
+
+def _completions() -> list[str]:
+    """As :data:`COMPLETION`, each with a text of its own, always the same ones."""
+    chance = random.Random(1)
+    made = []
+    for number in range(_TEXTS):
+        text = f"{'positive' if number % 3 else 'negative'}. " + " ".join(chance.choices(_WORDS, k=128))
+        choice = _COMPLETION["choices"][0]
+        message = choice["message"] | {"content": text}
+        answer = _COMPLETION | {
+            "id": f"chatcmpl-{chance.getrandbits(128):032x}",
+            "choices": [choice | {"message": message}],
+        }
+        made.append(json.dumps(answer, separators=(",", ":")))
+    return made
+
+
 MODELS = '{"object":"list","data":[{"id":"m","object":"model"}]}'
 
 
@@ -53,7 +80,8 @@ def _whole(body: str, status: str = "200 OK") -> bytes:
     return (head + body).encode()
 
 
-_ANSWER, _MODELS, _UNKNOWN = _whole(COMPLETION), _whole(MODELS), _whole("{}", "404 Not Found")
+_ANSWERS = tuple(map(_whole, _completions()))
+_MODELS, _UNKNOWN = _whole(MODELS), _whole("{}", "404 Not Found")
 
 
 @dataclasses.dataclass
@@ -151,7 +179,7 @@ class Connection(asyncio.Protocol):
         stats.answers += 1
         if self.transport.is_closing():
             return
-        self.transport.write(_ANSWER)
+        self.transport.write(_ANSWERS[stats.answers % _TEXTS])
         stats.last_answer_at = now = time.monotonic()
         self.target.taken_s += now - arrived
 
