@@ -16,7 +16,8 @@ class Cost:
     """What one attempt may use at the very most, and what it was expected to use when it was sent.
 
     One attempt at a time has it. ``prices`` are those of the model at its endpoint. ``tokens``, the marks and ``sent_at`` are
-    of the attempt that is in flight, as is ``sent_model``, the name that the endpoint gets; ``model`` is the one in the row.
+    of the attempt that is in flight, as are ``among``, how many were in flight with it when it was sent, and ``sent_model``, the
+    name that the endpoint gets; ``model`` is the one in the row.
     ``refusals`` is how often rate limits have refused it.
     """
 
@@ -27,6 +28,7 @@ class Cost:
     prices: PricesSection | None = None
     tokens: float = 0.0
     sent_at: float = 0.0
+    among: int = 0
     requests_mark: float = 0.0
     tokens_mark: float = 0.0
     model: str = ""

@@ -269,8 +269,9 @@ class Pacer:
         """For how many seconds all such rows were refused."""
         return self.allowance.refused_for_s(now, self._model or model)
 
-    def sent(self, now: float, cost: Cost) -> None:
-        cost.sent_at = now
+    def sent(self, now: float, cost: Cost, in_flight: int) -> None:
+        """An attempt goes; with it so many are in flight here."""
+        cost.sent_at, cost.among = now, in_flight
         cost.sent_model = self._model or cost.model
         cost.tokens = self._estimate(cost)
         self.allowance.take(now, cost, self.concurrency.size)
@@ -292,7 +293,7 @@ class Pacer:
             used = float(usage.total_tokens)
             self._estimate.learn(cost, usage)
         self.allowance.answered(now, cost, used)
-        self.concurrency.left(now, cost.sent_at, in_flight, "answer")
+        self.concurrency.left(now, cost.sent_at, in_flight, "answer", among=cost.among)
 
     def unsent(self, now: float, cost: Cost, in_flight: int) -> None:
         """What was admitted was never sent."""
@@ -311,7 +312,7 @@ class Pacer:
         """
         if reached:
             self.allowance.accepted(now, cost)
-        self.concurrency.left(now, cost.sent_at, in_flight, "answer" if of_row else "failure")
+        self.concurrency.left(now, cost.sent_at, in_flight, "answer" if of_row else "failure", among=cost.among)
 
     def reported(self, now: float, cost: Cost, limits: RateLimits) -> None:
         """What the headers of an answer, or of a refusal, say of the quotas."""

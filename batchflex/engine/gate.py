@@ -136,7 +136,7 @@ class Gate:
         self.in_flight += 1
         endpoint.in_flight += 1
         endpoint.sent_at = now
-        endpoint.pacer.sent(now, cost)
+        endpoint.pacer.sent(now, cost, endpoint.in_flight)
         if self.admission.is_shared:
             self.admission.went(self)
 
