@@ -2,8 +2,9 @@
 
     python benchmarks/target.py [--port 0] [--latency SECONDS] [--tls CERT KEY] [--forever]
 
-Prints one line of JSON with its port and ends with its standard input, so that it never outlives its parent. Answers have 1.2 KB, and
-a thousand different texts, so that they are not compressed to nothing. ``GET /stats`` gives :class:`Stats` as JSON, ``POST /reset`` forgets it, ``GET /v1/models`` lists the model.
+Prints one line of JSON with its port and ends with its standard input, so that it never outlives its parent. Answers have
+1.2 KB, and a thousand different texts, so that they are not compressed to nothing. ``GET /stats`` gives :class:`Stats` as JSON,
+``POST /reset`` forgets it, ``GET /v1/models`` lists the model.
 Requests need a content-length and are answered one at a time on a connection.
 """
 
@@ -28,13 +29,13 @@ loop_runner: Any = asyncio.run
 with contextlib.suppress(ImportError):
     from uvloop import run as loop_runner
 
-_WORDS = (
-    "about after answer because before better boils change clean could customer delivered different easily every expected few "
-    "filter found given handle however kettle kitchen later light little looks made morning much never noise old only order "
-    "other people plain plastic positive price quality quickly quiet rather really replaced same says second seems service "
-    "should small something steam still storage surface taste than their thing think though time tone under until useful "
-    "very warm water week well when which while without words works would year"
-).split()
+_WORDS = """
+about after answer because before better boils change clean could customer delivered different easily every expected few
+filter found given handle however kettle kitchen later light little looks made morning much never noise old only order other
+people plain plastic positive price quality quickly quiet rather really replaced same says second seems service should small
+something steam still storage surface taste than their thing think though time tone under until useful very warm water week
+well when which while without words works would year
+"""
 _TEXTS = 1_000
 _COMPLETION: dict[str, Any] = {
     "id": "chatcmpl-0123456789abcdef0123456789abcdef",
@@ -59,7 +60,7 @@ def _completions() -> list[str]:
     chance = random.Random(1)
     made = []
     for number in range(_TEXTS):
-        text = f"{'positive' if number % 3 else 'negative'}. " + " ".join(chance.choices(_WORDS, k=128))
+        text = f"{'positive' if number % 3 else 'negative'}. " + " ".join(chance.choices(_WORDS.split(), k=128))
         choice = _COMPLETION["choices"][0]
         message = choice["message"] | {"content": text}
         answer = _COMPLETION | {

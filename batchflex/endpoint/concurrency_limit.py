@@ -4,9 +4,9 @@ Decisions only: time is passed in, in seconds of a monotonic clock.
 
 An endpoint with capacity left answers twice as many requests a second when twice as many are in flight; one without makes them
 wait. So the window is judged by its throughput: how many are in flight, divided by how long an answer takes (Little's law). It
-grows by half while that pays. Then it is held, and now and then tried a little larger and a little smaller: what delivers clearly more
-is kept, and what is smaller and delivers as much. Only rounds count in which the window was used: a slow input, or a quota, says
-nothing of the endpoint.
+grows by half while that pays. Then it is held, and now and then tried a little larger and a little smaller: what delivers
+clearly more is kept, and what is smaller and delivers as much. Only rounds count in which the window was used: a slow input, or
+a quota, says nothing of the endpoint.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ End = Literal["answer", "refusal", "failure"]
 
 # Growth is kept if throughput grows by this part of it; a smaller window, if throughput falls by less than this part.
 _PAYS, _COSTS = 0.25, 0.2
-# At the beginning the window grows by at most and at least so much, as long as throughput grows by this power of that. With as much
-# again as throughput has just grown by, no more than 1.6 times what a server works on at a time is ever sent to it.
+# At the beginning the window grows by at most and at least so much, as long as throughput grows by this power of that: by as much
+# as throughput has just grown by, so that a server is sent no more than 1.6 times what it works on at a time.
 _GROWTH, _LEAST_GROWTH, _GROWS = 1.5, 1.2, 0.5
 _STEP, _LARGEST_STEP = 0.2, 1.0
 # A step is so large that what it must deliver stands out of what throughput varies by chance, times this.

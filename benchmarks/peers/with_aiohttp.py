@@ -1,5 +1,5 @@
-"""The same requests asked in a loop over aiohttp as lean as one writes it by hand: uvloop, workers that share the input, JSON lines
-as output, and a garbage collection that leaves alone what was there at the start.
+"""The same requests asked in a loop over aiohttp as lean as one writes it by hand: uvloop, workers that share the input, JSON
+lines as output, and a garbage collection that leaves alone what was there at the start.
 
 python with_aiohttp.py REQUESTS.jsonl BASE_URL OUT CONCURRENCY
 """
