@@ -20,7 +20,8 @@ class KeySet:
     """A growing set of keys: the newest in a Python set, the others in sorted runs of 12 bytes a key.
 
     Runs are merged when one is no longer much larger than the next. Large ones stay as they are: merging them would need their
-    size again. A bitmap of the first bits of the keys in runs, of 1 to 4 bytes a key, spares most new ones the search in them. Keys are compared by 96 of their bits: that two of ten million are taken for one has a chance of 1 in 10^15.
+    size again. A bitmap of the first bits of the keys in runs, of 1 to 4 bytes a key, spares most new ones the search in them.
+    Keys are compared by 96 of their bits: that two of ten million are taken for one has a chance of 1 in 10^15.
     """
 
     _NEWEST = 1 << 16
