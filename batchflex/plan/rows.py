@@ -185,18 +185,16 @@ class Itemizer:
             asked = {self._field: made, **{name: _without_filler(value) for name, value in named.items()}}
             return (_request(asked, self._route, is_table=False),)
         if self._prompts:
-            without = [name for name in self._file_columns if name in row and (_is_null(row[name]) or row[name] == "")]
-            self._without_file |= dict.fromkeys(without)
-            attaches = (None if attached is None else attached.next for _ in self._prompts)
-            rendered = (
-                prompt.render(row, attach and attach()) for prompt, attach in zip(self._prompts, attaches, strict=True)
-            )
-            return tuple(
-                _request({self._field: asked, **named}, self._route, is_table=is_table)
-                if named
-                else {self._field: asked}
-                for asked in rendered
-            )
+            if self._file_columns:
+                without = [
+                    name for name in self._file_columns if name in row and (_is_null(row[name]) or row[name] == "")
+                ]
+                self._without_file |= dict.fromkeys(without)
+            rendered = [prompt.render(row, None if attached is None else attached.next()) for prompt in self._prompts]
+            if not named:
+                return tuple([{self._field: asked} for asked in rendered])
+            contents = ({self._field: asked, **named} for asked in rendered)
+            return tuple(_request(content, self._route, is_table=is_table) for content in contents)
         if self._takes_conversations and sharegpt.COLUMN in row and not {self._field, "body"} & row.keys():
             row = _with_messages(row, self._field)
         if self._field in row:
