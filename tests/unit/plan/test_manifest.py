@@ -190,8 +190,8 @@ def test_of_a_file_that_has_grown_only_what_is_new_is_read(
         stream.write(rows_of(["a", "b"]))
     job = job_of(tmp_path)
     parsed: list[bytes] = []
-    whole = json_files.parse_row
-    monkeypatch.setattr(json_files, "parse_row", lambda line: parsed.append(line) or whole(line))
+    whole = json_files.parse_rows
+    monkeypatch.setattr(json_files, "parse_rows", lambda lines: parsed.extend(lines) or whole(lines))
     _, asked = night(job)
     assert [request.id for request in asked] == ["a", "b"] and len(parsed) == 2
     assert table(tmp_path)["id"].to_list()[18:24] == ["18", "19", "a", "b", "20", "21"]
