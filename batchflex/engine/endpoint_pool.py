@@ -78,7 +78,8 @@ class EndpointPool:
         if sent_at > of_model.proof_at:
             of_model.proof_at = sent_at
         self.responded(state, number, first=first)
-        self._admission.prove(state)
+        if not state.proven:
+            self._admission.prove(state)
 
     def responded(self, state: EndpointState, number: int, *, first: bool) -> None:
         """The endpoint answered, perhaps with a refusal of this one row."""
