@@ -292,9 +292,10 @@ class Pacer:
 
     def ended(self, now: float) -> None:
         """An attempt is over, however it ended; called after everything else about it."""
-        self.allowance.slots.ended(now)
-        if self.allowance.slots.most is not None:
-            self.concurrency.allow(self.allowance.slots.most)
+        slots = self.allowance.slots
+        slots.ended(now)
+        if slots.most is not None:
+            self.concurrency.allow(slots.most)
 
     def answered(self, now: float, cost: Cost, usage: Usage, in_flight: int) -> None:
         """A completion came; so many are still in flight."""

@@ -95,7 +95,8 @@ class Gate:
         queue = self._again if again else self._fresh
         admission = self.admission
         must_queue = queue or self.is_paused or (admission.is_shared and admission.must_queue(self))
-        if not must_queue and self._may_begin(again=again) and (endpoint := self._admit(cost)) is not None:
+        may_begin = (admission.proven and not (self.backing_off or self._again)) or self._may_begin(again=again)
+        if not must_queue and may_begin and (endpoint := self._admit(cost)) is not None:
             return endpoint
         if self.closed:
             return None
