@@ -270,7 +270,8 @@ class Client:
             status, head, raw = connection.status, (connection.names, connection.values), connection.body()
             direct.give_back(server, connection)
             raw = self._redactor.clean(raw) if self._hides else raw
-            seen = self._seen(head, on_limits)
+            seen = response_headers.facts(*head)
+            seen = seen if seen is response_headers.NOTHING else self._seen(head, on_limits)
         receipt = Receipt(status, time.perf_counter() - began, None, seen.request_id)
         return self._read(route, raw, head, rows, receipt, seen.gateway)
 
@@ -351,8 +352,6 @@ class Client:
     def _seen(self, head: Head, on_limits: OnLimits | None = None) -> response_headers.Facts:
         """What the headers say, without secrets; ``on_limits`` gets what they say of rate limits."""
         seen = response_headers.facts(*head)
-        if seen is response_headers.NOTHING:
-            return seen
         if on_limits is not None and seen.has_limits:
             limits = rate_limit_headers.read(_headers(head), time.time())
             if limits is not None:

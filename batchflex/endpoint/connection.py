@@ -14,7 +14,7 @@ import struct
 from collections.abc import Callable
 from functools import lru_cache
 from itertools import chain
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import httptools
 import httpx
@@ -76,6 +76,13 @@ class Connection(asyncio.Protocol):
     idle: with whether the answer before was streamed, and the seconds since.
     """
 
+    __slots__ = (
+        "_alarm", "_chunks", "_framed", "_got_eof", "_has_data", "_has_headers", "_head", "_idle_bytes", "_in_pieces",
+        "_is_dubious", "_lost", "_met_close", "_most", "_parser", "_paused", "_requests", "_size", "_transport", "_unpacker",
+        "_unread", "_waiter", "_was_streamed", "_watch", "idle_since", "is_complete", "keeps", "names", "status", "streamed",
+        "values", "when_closed",
+    )  # fmt: skip
+
     def __init__(self) -> None:
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpResponseParser(self)
@@ -134,7 +141,7 @@ class Connection(asyncio.Protocol):
         :raises httpx.ReadError, httpx.RemoteProtocolError: if there is none, or it is broken.
         :raises AnswerTooLarge: if it is larger than ``most_bytes``. Of what is no success only the first 1 MB is read.
         """
-        transport = cast(asyncio.Transport, self._transport)
+        transport: Any = self._transport
         self._was_streamed = self.streamed
         self._begin()
         self._requests += 1
@@ -144,6 +151,8 @@ class Connection(asyncio.Protocol):
             # Put off from request to request: that costs less than a timer for each.
             if self._alarm is None:
                 self._alarm = Alarm(due, self._expire)
+            elif due >= self._alarm.due:
+                self._alarm.due = due
             else:
                 self._alarm.put(due)
         elif self._alarm is not None:
@@ -223,11 +232,14 @@ class Connection(asyncio.Protocol):
         if not self._has_headers:
             self._head = self._head + data if self._head else data
         try:
-            self._parse(data)
+            if self._is_dubious:
+                self._read_lengths(data)
+            else:
+                self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
             self._fail(httpx.RemoteProtocolError("not HTTP: the server wants another protocol"))
         except httptools.HttpParserError as error:
-            self._fail(httpx.RemoteProtocolError(f"not HTTP: {str(error).splitlines()[0]}"[:300]))
+            self._misread(error)
         except ValueError as error:
             self._fail(httpx.RemoteProtocolError(str(error)))
         if self._has_headers:
@@ -235,26 +247,28 @@ class Connection(asyncio.Protocol):
         if self._idle_bytes > _HEADERS_BYTES and not self.is_complete:
             self._too_many_headers()
 
-    def _parse(self, data: bytes) -> None:
-        if self._is_dubious and not self._has_headers:
-            self._read_lengths()
-            return
+    def _misread(self, error: httptools.HttpParserError) -> None:
         try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserError as error:
             if self._has_headers or "Content-Length" not in str(error):
-                raise
+                raise error
             self._is_dubious = True
             self._read_lengths()
+        except httptools.HttpParserError as caught:
+            self._fail(httpx.RemoteProtocolError(f"not HTTP: {str(caught).splitlines()[0]}"[:300]))
+        except ValueError as caught:
+            self._fail(httpx.RemoteProtocolError(str(caught)))
 
-    def _read_lengths(self) -> None:
-        """Parse a head again whose lengths the parser refused, once all of it is there.
+    def _read_lengths(self, data: bytes = b"") -> None:
+        """Parse a head again whose lengths the parser refused, once all of it is there; then ``data`` of its body.
 
         :raises ValueError: if they differ, or are none.
         """
-        if (mended := _with_one_length(self._head)) is not None:
+        if self._has_headers:
+            self._parser.feed_data(data)
+        elif (mended := _with_one_length(self._head)) is not None:
             self._parser = httptools.HttpResponseParser(self)
-            self._forget_headers()
+            self.names.clear()
+            self.values.clear()
             self._parser.feed_data(mended)
             # Chunks with a length beside them: what comes after such an answer is not to be trusted.
             self._is_dubious = b"transfer-encoding" in self._head.lower()
@@ -312,10 +326,6 @@ class Connection(asyncio.Protocol):
         self.names.append(name)
         self.values.append(value)
 
-    def _forget_headers(self) -> None:
-        self.names.clear()
-        self.values.clear()
-
     def on_headers_complete(self) -> None:
         self.status = status = self._parser.get_status_code()
         if status < 200:
@@ -346,12 +356,15 @@ class Connection(asyncio.Protocol):
         self._idle_bytes = 0
         if self._lost is not None or self.is_complete:
             return
-        if self._unpacker is None:
-            self._take(data)
-            return
         try:
-            for piece in self._unpacker.feed(data):
-                self._take(piece)
+            for piece in (data,) if self._unpacker is None else self._unpacker.feed(data):
+                self._size += len(piece)
+                if self._size > self._most:
+                    self._too_large()
+                    return
+                self._chunks.append(piece)
+                if self.streamed and self._in_pieces:
+                    self._bound_unread(piece)
         except BodyTooLarge:
             self._too_large()
         except ValueError as error:
@@ -370,26 +383,22 @@ class Connection(asyncio.Protocol):
             self._unpacker = None
             self._fail(AnswerTooLarge(self._most, self.status))
 
-    def _take(self, data: bytes) -> None:
-        self._size += len(data)
-        if self._size > self._most:
-            self._too_large()
-            return
-        self._chunks.append(data)
-        if self.streamed and self._in_pieces:
-            self._unread += len(data)
-            if self._unread > _MOST_UNREAD and not self._paused and self._transport is not None:
-                self._paused = True
-                self._transport.pause_reading()
-            self._wake()
+    def _bound_unread(self, data: bytes) -> None:
+        self._unread += len(data)
+        if self._unread > _MOST_UNREAD and not self._paused and self._transport is not None:
+            self._paused = True
+            self._transport.pause_reading()
+        self._wake()
 
     def on_message_complete(self) -> None:
         if self.status < 200:  # 100 Continue, 103 Early Hints: the answer is still to come
-            self._forget_headers()
+            self.names.clear()
+            self.values.clear()
         elif self._lost is None and not self.is_complete:
             self.is_complete = True
             self.keeps = self._parser.should_keep_alive()
-            self._wake()
+            if (waiter := self._waiter) is not None and not waiter.done():
+                waiter.set_result(None)
 
 
 def words(error: Exception) -> str:

@@ -83,9 +83,10 @@ class PendingRow(msgspec.Struct, eq=False):
 
     def effort(self, fallback: FormatFallback | None = None) -> record.Effort:
         """How its outcome came about, by now."""
-        name, model = (self.state.endpoint.name, self.state.endpoint.model) if self.state else (None, None)
+        name, model = None, self.request.model
+        if self.state is not None:
+            name, model = self.state.endpoint.name, self.state.endpoint.model or model
         sent = self.sent_before + self.tries.sent
-        model = model or self.request.model
         return record.Effort(sent, self.started_at, now_us(), name, model, fallback, self.cost.prices)
 
 
