@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from ..config import PricesSection
 from ..core import Usage
@@ -11,8 +11,7 @@ from ..core import Usage
 _FIRST_TOKENS_PER_BYTE, _FIRST_COMPLETION_TOKENS, _MOST_FIRST_COMPLETION = 1 / 3, 256, 4096
 
 
-@dataclass(slots=True)
-class Cost:
+class Cost(msgspec.Struct):
     """What one attempt may use at the very most, and what it was expected to use when it was sent.
 
     One attempt at a time has it. ``prices`` are those of the model at its endpoint. ``tokens``, the marks and ``sent_at`` are

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import anyio
 import msgspec
@@ -26,8 +27,8 @@ from ..core import (
     StorageError,
     Transient,
 )
-from ..endpoint import retry_policy
-from ..protocol import BLAMELESS, can_be_void, classify, failure_text, reask
+from ..endpoint import Cost, Pacer, retry_policy
+from ..protocol import BLAMELESS, RateLimits, can_be_void, classify, failure_text, reask
 from ..storage import OutcomeWriter, RowContext, record
 from . import log_events
 from .accounting import Accounting
@@ -53,6 +54,10 @@ def _maybe_of_a_row(fault: RunFault, state: EndpointState) -> bool:
     """Whether a refusal that usually means the run may mean the row, as others were answered: moderation answers 403, and a row
     may itself name a model that is not there."""
     return state.completions > 0 and (fault.http_status == 403 or fault.reason in ("model", "url"))
+
+
+def _reported(pacer: Pacer, cost: Cost, limits: RateLimits) -> None:
+    pacer.reported(time.monotonic(), cost, limits)
 
 
 class Workers:
@@ -122,11 +127,12 @@ class Workers:
     async def _work(self, queue: RequestQueue, tasks: TaskGroup) -> None:
         """Work until the queue ends; with no other worker waiting, start the next: few rows need no thousand of them."""
         while True:
-            self._waiting += 1
-            request = await queue.take()
-            self._waiting -= 1
-            if request is None:
-                return
+            if (request := queue.take_now()) is None:
+                self._waiting += 1
+                request = await queue.take()
+                self._waiting -= 1
+                if request is None:
+                    return
             if self._unstarted and not self._waiting:
                 self._unstarted -= 1
                 tasks.start_soon(self._work, queue, tasks)
@@ -145,15 +151,14 @@ class Workers:
         if fault is not None:
             self._keep(record.unsendable(self._context, request, fault, now_us()), request)
             return None
-        to_send, before = request, request.before
-        if before is not None:
-            if (further := reask.further(request, before, self._reasks, self._context.route)) is None:
-                self._run_state.add(before)  # it cannot get longer
-                if self._on_row is not None:
-                    self._on_row(before)
-                return None
-            to_send = further
-        return PendingRow(request, to_send, self._accounting.cost(to_send))
+        to_send: Request | None = request
+        if (before := request.before) is not None:
+            to_send = reask.further(request, before, self._reasks, self._context.route)
+        if before is not None and to_send is None:
+            self._run_state.add(before)  # it cannot get longer
+            if self._on_row is not None:
+                self._on_row(before)
+        return None if to_send is None else PendingRow(request, to_send, self._accounting.cost(to_send))
 
     async def _finish(self, row: PendingRow) -> None:
         """Send until an answer fits or no further one is allowed. A failure is retried in a task of its own."""
@@ -161,7 +166,7 @@ class Workers:
         try:
             while further is not None:
                 row = further
-                further = await self._attempt(row)
+                further = await (self._attempt(row) if row.request.files else self._send(row))
         except _Halted:
             pass
         except AttemptError as fault:
@@ -203,16 +208,10 @@ class Workers:
                 row.forgive()
             elif self._pool.any_answered:
                 await self._pool.find_proof(self._prober, state, row.request, row.failed_at, row.tries.sent)
-        return await self._attempt(row)
+        return await (self._attempt(row) if row.request.files else self._send(row))
 
     async def _attempt(self, row: PendingRow) -> PendingRow | None:
-        """Send the row once, and store its answer before the slot is free. If that does not fit: what to send next.
-
-        :raises AttemptError: if no answer came.
-        :raises _Halted: if nothing was sent because the run is stopping, or the model is disabled everywhere.
-        """
-        if not row.request.files:
-            return await self._send(row)
+        """As :meth:`_send`, of a row with files."""
         # Read before there is a slot, so that none is taken for that, and no pace is upset by what reading takes.
         row.started_at = row.started_at or now_us()
         try:
@@ -227,17 +226,22 @@ class Workers:
             return None
 
     async def _send(self, row: PendingRow, contents: Contents | None = None) -> PendingRow | None:
-        """As :meth:`_attempt`, with the files that are put in."""
-        model = row.request.model
+        """Send the row once, with the files that are put in, and store its answer before the slot is free. If that does not fit:
+        what to send next.
+
+        :raises AttemptError: if no answer came.
+        :raises _Halted: if nothing was sent because the run is stopping, or the model is disabled everywhere.
+        """
+        cost, pool, model = row.cost, self._pool, row.request.model
         while True:
-            if self._pool.any_disabled and self._pool.is_disabled_everywhere(model):
+            if pool.any_disabled and pool.is_disabled_everywhere(model):
                 raise self._halted(row)
-            state = await self._gate.enter(row.cost, again=row.waiting)
+            state = await self._gate.enter(cost, again=row.waiting)
             if state is None:
                 raise self._halted(row)
-            if not (self._pool.any_disabled and self._pool.is_disabled(state, model)):
+            if not (pool.any_disabled and pool.is_disabled(state, model)):
                 break
-            self._gate.give_back(state, row.cost)  # it was disabled between the two
+            self._gate.give_back(state, cost)  # it was disabled between the two
         if contents is not None:
             contents.went()
         if row.state is not None and row.outages != row.state.breaker.past_outages:
@@ -245,13 +249,12 @@ class Workers:
         row.state = state
         row.outages = state.breaker.past_outages
         if self._prices.differ:
-            row.cost.prices = self._prices.of(row.request.body, state.endpoint.name)
-        run_state = self._run_state
+            cost.prices = self._prices.of(row.request.body, state.endpoint.name)
+        run_state, tries = self._run_state, row.tries
         row.started_at = row.started_at or now_us()
         run_state.requests_sent += 1
-        run_state.retries += row.tries.sent > 0
-        began, number = row.cost.sent_at, state.breaker.sent()
-        row.number = number
+        run_state.retries += tries.sent > 0
+        began, row.number = cost.sent_at, state.breaker.sent()
         sent, fallback = (
             state.quirks.adapted(row.request, self._context.route) if state.quirks.instead else (row.request, None)
         )
@@ -260,11 +263,10 @@ class Workers:
         streamed = state.streams(sent)
         try:
             (answer,) = await state.client.send(
-                self._context.route, (sent,),
-                lambda limits: state.pacer.reported(time.monotonic(), row.cost, limits), streamed=streamed,
-            )  # fmt: skip
+                self._context.route, (sent,), partial(_reported, state.pacer, cost), streamed=streamed
+            )
             now = time.monotonic()
-            row.tries.count(now - began, costs=True)
+            tries.count(now - began, costs=True)
             if b'"response_format"' in row.request.body:
                 state.quirks.answered(row.request, fallback)
             made = record.answered(self._context, row.request, row.effort(fallback), answer)
@@ -272,8 +274,8 @@ class Workers:
                 made = msgspec.structs.replace(made, cut_by=None)
             further = self._further(row, state, made) if made.status in reask.REASK_STATUSES else None
             self._keep(made, row.request, final=further is None)
-            self._accounting.answered(state, row.cost, answer.usage)
-            self._pool.answered(state, number, row.request, began, first=not row.waiting)
+            self._accounting.answered(now, state, cost, answer.usage)
+            pool.answered(state, row.number, row.request, began, first=not row.waiting)
             if self._undecided.rows:
                 self._undecided.answered(state, model, began)
             return further
@@ -288,7 +290,9 @@ class Workers:
                 state.quirks.refused_otherwise(row.request)
             raise means from None
         finally:
-            self._pool.ended(state, number)
+            state.breaker.ended(row.number)
+            if state.failing:
+                pool.follow_breaker(state)
             self._gate.leave(state)
 
     def _halted(self, row: PendingRow) -> _Halted:
@@ -428,7 +432,7 @@ class Workers:
         replace an answer that a retry found."""
         if self._run_state.is_void and can_be_void(made):
             return
-        stays = record.stays(request, made)
+        stays = request.stands is not None and record.stays(request, made)
         try:
             if not stays:
                 self._outcome_writer.keep(made)

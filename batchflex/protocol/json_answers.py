@@ -121,6 +121,8 @@ class Shapes:
         self._of_models = {asked: _shape_of(asked, model) for asked, model in (models or {}).items()}
 
     def judge(self, body: bytes, content: str | None) -> Judged:
+        if self._shape is None and b'"response_format"' not in body:
+            return _NOT_JUDGED
         return self.judge_format(requested_format(body), content)
 
     def judge_format(self, response_format: bytes | None, content: str | None) -> Judged:
