@@ -160,11 +160,12 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
     ending: Ending | None = None
 
 
-class Outcome(msgspec.Struct, frozen=True, gc=False):
-    """How one request ended, for good: a row of the result. CONTRACT.md gives each field's meaning.
+class Outcome(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """How one request ended, for good: a row of the result. CONTRACT.md gives each field's meaning. The journal has the fields in
+    this order: new ones come last.
 
-    ``point`` is the sweep point as a JSON object, ``carry`` the carried input columns as one. Times are µs since
-    the epoch, UTC. ``proof`` is set of a request that got no answer.
+    ``response`` are the bytes that came, UTF-8 or not. ``point`` is the sweep point as a JSON object, ``carry`` the carried input
+    columns as one. Times are µs since the epoch, UTC. ``proof`` is set of a request that got no answer.
     """
 
     key: str
@@ -197,7 +198,7 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     error_type: str | None = None
     error_code: str | None = None
     error_message: str | None = None
-    response: str | None = None
+    response: bytes | None = None
     reasks: int = 0
     reask_prompt_tokens: int | None = None
     reask_completion_tokens: int | None = None

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
         cut_by as cut_by,
         given_up as given_up,
     )
-    from .route import Receipt as Receipt, Route as Route, Stream as Stream
+    from .route import Receipt as Receipt, Route as Route, Stream as Stream, Verdict as Verdict
     from .routes import ROUTES as ROUTES, conversation as conversation
 
 __all__, __getattr__, __dir__ = exports(__name__)

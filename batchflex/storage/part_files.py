@@ -169,7 +169,8 @@ def outcomes(table: pa.Table) -> list[Outcome]:
     columns = []
     for field in PART_SCHEMA:
         column = table.column(field.name)
-        columns.append((column.cast(pa.int64()) if field.type == _MOMENT else column).to_pylist())
+        kept_as = pa.int64() if field.type == _MOMENT else pa.binary() if field.name == "response" else field.type
+        columns.append(column.cast(kept_as).to_pylist())
     return [Outcome(**dict(zip(PART_SCHEMA.names, row, strict=True))) for row in zip(*columns, strict=True)]
 
 
@@ -177,11 +178,18 @@ def _array(column: list[Any], kind: pa.DataType, between: Callable[[], None]) ->
     """A column in one block of memory, which the system gets back when it is freed; made in pieces, as that holds the GIL."""
     pieces = []
     for begin in range(0, len(column), _AT_ONCE):
-        pieces.append(pa.array(column[begin : begin + _AT_ONCE], kind))
+        pieces.append(_piece(column[begin : begin + _AT_ONCE], kind))
         between()
     if sum(piece.nbytes for piece in pieces) >= _LARGEST_ARRAY:
         return pa.chunked_array(pieces)
     return pa.concat_arrays(pieces) if pieces else pa.array([], kind)
+
+
+def _piece(values: list[Any], kind: pa.DataType) -> pa.Array:
+    try:
+        return pa.array(values, kind)
+    except pa.ArrowInvalid:  # bytes of a response that are not UTF-8
+        return pa.array([each.decode("utf-8", "replace") if isinstance(each, bytes) else each for each in values], kind)
 
 
 @contextlib.contextmanager
