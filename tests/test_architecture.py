@@ -217,7 +217,13 @@ def test_only_the_command_line_reads_its_arguments_and_ends_the_process() -> Non
         "cli.options",
         "cli.verbs_run",
         "endpoint.local_server",
+        "storage.helper_main",  # a process of its own
     }
+
+
+def test_the_helper_process_of_a_run_loads_only_what_it_needs() -> None:
+    loaded = loaded_by("batchflex.storage.helper_main", "batchflex.storage.part_files", "batchflex.storage.journal")
+    assert not loaded & {"polars", "httpx", "pydantic", "anyio", "jinja2", "asyncio", "pandas", "subprocess"}
 
 
 def test_importing_the_package_or_the_command_line_is_quick() -> None:

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import anyio
+import anyio.from_thread
 import anyio.to_thread
 
 from ..config import Job, local
@@ -33,6 +34,7 @@ from ..plan import CompletionMarker, Plan, Prepared, completion_marker
 from ..protocol import VOIDING, Shapes
 from ..storage import (
     Folder,
+    Helper,
     Layout,
     OutcomeWriter,
     RowContext,
@@ -125,6 +127,7 @@ class Execution:
         self._queue = RequestQueue(prepared.blocks, prepared.sort_out, prepared.passed, on_read=self._long_prompts.look)
         self._gate: Gate | None = None
         self._outcome_writer: OutcomeWriter | None = None
+        self._helper = Helper(self._on_helper_gone)
         self._paused_for: str | None = None
         self._makes_table = self._at_once = False
 
@@ -133,7 +136,7 @@ class Execution:
         self._warn_of_slips()
         for note in self._prepared.notes:
             self._emitter.note(note)
-        async with anyio.create_task_group() as beside:
+        async with self._helper, anyio.create_task_group() as beside:
             if handle_signals:
                 beside.start_soon(self._handle_signals)
             beside.start_soon(self._monitor.report)
@@ -189,6 +192,10 @@ class Execution:
     def _warn(self, words: str) -> None:
         self._emitter.note(words, "warning")
 
+    def _on_helper_gone(self, why: str) -> None:
+        ended = f"the process that writes its Parquet files has ended ({why or 'it could not be started'})"
+        anyio.from_thread.run_sync(self._warn, f"{ended}; the run writes them itself from now on")
+
     async def _send_all(self) -> None:
         job, engine = self._job, self._engine
         bound = job.route.answer_limit(job.params | job.override)
@@ -206,6 +213,7 @@ class Execution:
             job.journal,
             slots=engine.slots,
             carry_schema=self._prepared.carry_schema,
+            helper=self._helper,
         )
         try:
             where = " and ".join(endpoint.base_url or "the local model" for endpoint in engine.endpoints)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import anyio
 import anyio.to_thread
@@ -12,6 +12,7 @@ from ..config import JournalSection
 from ..core import BatchflexError, GilYield, Outcome, StorageError
 from ..protocol import can_be_void
 from . import journal, part_files, part_numbers
+from .helper import Helper, HelperGone
 from .output_folder import Folder
 
 
@@ -61,10 +62,21 @@ def unsealed(folder: Folder) -> Unsealed:
     return Unsealed(found, void)
 
 
-def _seal(folder: Folder, number: int, carry_schema: Any, between: Callable[[], None]) -> None:
-    void: list[str] = []
-    outcomes = journal.read(journal.segment_path(folder.journal, number), void)
-    part_files.write_part(folder.parts, number, outcomes, carry_schema, between, void)
+def _seal(
+    folder: Folder, number: int, carry_schema: Any, between: Callable[[], None], helper: Helper | None = None
+) -> None:
+    segment = journal.segment_path(folder.journal, number)
+
+    def filled(stream: IO[bytes]) -> bool:
+        if helper is not None and isinstance(getattr(stream, "name", None), str):
+            try:
+                return helper.seal(segment, stream, carry_schema)
+            except HelperGone:
+                stream.truncate()
+        void: list[str] = []
+        return part_files.fill(stream, journal.read(segment, void), carry_schema, between, void)
+
+    part_files.put(folder.parts, number, filled)
 
 
 _LIKELY_LINE = 8 << 10
@@ -73,7 +85,8 @@ _SMALLEST_RESERVE, _LARGEST_RESERVE = 1 << 20, 512 << 20
 
 class OutcomeWriter:
     """Keeps the outcomes of one run, of ``slots`` requests at a time. :meth:`keep` is for the event loop; what is slow happens in
-    threads.
+    threads, or in the ``helper`` process, if there is one: what is sealed while it runs, and all that is sealed before
+    :meth:`finish`.
 
     :raises StorageError: if the journal cannot be begun.
     """
@@ -86,8 +99,10 @@ class OutcomeWriter:
         *,
         slots: int = 1,
         carry_schema: Any = None,
+        helper: Helper | None = None,
     ) -> None:
         self._folder = folder
+        self._helper = helper
         self._policy = policy
         self._carry_schema = carry_schema
         self._gil_yield = GilYield()
@@ -164,7 +179,10 @@ class OutcomeWriter:
         self._unsealed.add(number)
         self._gil_yield.begin()
         try:
-            _seal(self._folder, number, self._carry_schema, self._gil_yield)
+            helper = (
+                self._helper if self._helper is not None and (self._helper.is_running or not self._ending) else None
+            )
+            _seal(self._folder, number, self._carry_schema, self._gil_yield, helper)
             journal.drop(self._folder.journal, number)
         except StorageError:
             raise
