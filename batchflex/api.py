@@ -222,7 +222,7 @@ async def _whole(
     if job.score:
         from .engine import evaluate
 
-        evaluate.require(job)
+        evaluate.require(job, is_retry=retried is not None)
         then = partial(evaluate.after, job=job, observer=observer, handle_signals=handle_signals)
     on_outcome = None if underway is None else underway.on_row
     run = JobRun(job, retried=retried, frame=frame, observer=observer, attempt=attempt, then=then, on_row=on_outcome)

@@ -112,6 +112,14 @@ def side(name: str, cluster: str | None = None) -> Side:
     return Side(name, frame, swept, own, {each["name"]: bool(each["is_share"]) for each in scored})
 
 
+def clustered(known: Side, cluster: str) -> Side:
+    """The same side by the clusters of a column that its scores are not clustered by; as it is, if it has no such column."""
+    try:
+        return side(known.name, cluster)._replace(cluster=cluster)
+    except JobError:
+        return known
+
+
 def _without_results(path: Path) -> str:
     return f"{path} has no results yet: they are there once a run of its job has ended (batchflex status {path})"
 
