@@ -138,6 +138,21 @@ def _agreement(options: argparse.Namespace) -> int:
     return 0
 
 
+def _bring_up_to_date(names: Sequence[str]) -> None:
+    """Sides are compared by labels as the input has them now, and scores of these. Nothing is sent."""
+    from ..engine import evaluate, on_a_loop
+    from ..scoring import comparison_sides
+    from ..storage import Folder
+
+    for path in comparison_sides.folders_of(names):
+        folder = Folder(path)
+        if folder.exists():
+            refresh(folder, scores=True)
+            with rare_garbage_collection():
+                if on_a_loop(partial(evaluate.again, folder)):
+                    output.say(f"the scores in {path} were older than its results: made anew")
+
+
 def compare(options: argparse.Namespace) -> int:
     from ..results import export
     from ..scoring import compare, comparison_sides, paper_tables, score_text
@@ -145,6 +160,7 @@ def compare(options: argparse.Namespace) -> int:
     cluster = options.cluster
     if options.on is not None:
         return _agreement(options)
+    _bring_up_to_date([options.out, *([] if options.other is None else [options.other])])
     if options.other is not None:
         one, two = (comparison_sides.side(name, cluster) for name in (options.out, options.other))
     else:

@@ -12,7 +12,7 @@ from ..config import Environment, Job, ScoreSection, build, environment_of
 from ..core import BatchflexError, FolderError, JobError
 from ..results import view
 from ..scoring import ScoreSummary, functions, judge as judging, scores_file
-from ..storage import Folder, ResultsFiles
+from ..storage import Folder, ResultsFiles, ScoresFiles
 from .job_run import JobRun
 from .run_result import Observer, Run
 
@@ -69,6 +69,22 @@ async def evaluate(
         made = await anyio.to_thread.run_sync(scores_file.make, folder, job, specs, grades, judges)
     stopped = [judge for judge in judges if judge["stopped_by"] is not None]
     return Evaluation(made, "\n".join(map(_unfinished, stopped)) or None)
+
+
+async def again(folder: Folder) -> bool:
+    """Make scores anew that are older than the results, by the folder's job, as they were made. Whether that was done: not where
+    they are current, or another job file named them, or a judge, who is not asked here.
+
+    :raises JobError, FolderError, StorageError: as :func:`evaluate`.
+    """
+    if not (ScoresFiles(folder).exists and ResultsFiles(folder).exists) or view.are_scored(folder):
+        return False
+    found, job = scores_file.read(folder), scored_job(folder)
+    specs = None if found is None else scores_file.specs_of(found, job.score)
+    if not specs:
+        return False
+    await evaluate(job, folder.path, specs)
+    return True
 
 
 def so_far(out: Path, specs: Sequence[ScoreSection] | None = None) -> dict[str, Any]:

@@ -49,6 +49,11 @@ def both_of(name: str, cluster: str | None = None) -> tuple[Side, Side]:
     return side(names[0], cluster), side(names[1], cluster)
 
 
+def folders_of(names: Sequence[str]) -> list[Path]:
+    """The folders that sides are of."""
+    return list(dict.fromkeys(_split(name)[0] for name in names))
+
+
 def uneven(one: Side, two: Side) -> list[str]:
     """A sentence for each swept variable of which the sides have some values in common, and others not."""
     told = []
@@ -216,7 +221,8 @@ def _rows(
     are_older = scored_of is not None and bool(there.made_of) and scored_of != there.made_of
     if are_older or not frame["key"].equals(scored["key"]):
         raise FolderError(
-            f"the scores in {folder.path} are older than its results; make them anew: batchflex score {folder.path}"
+            f"the scores in {folder.path} are older than its results; make them anew: batchflex score {folder.path} "
+            "(with the job file that named them, if it is not the folder's; a judge is asked for the grades that are missing)"
         )
     found = {spec.name: scorers.evaluate(frame, spec).answered for spec in labelling}
     labels = [answered.alias(f"answered_{name}") for name, answered in found.items() if answered is not None]

@@ -222,6 +222,22 @@ def current(folder: Folder, specs: Sequence[ScoreSection]) -> dict[str, Any] | N
     return there if known else None
 
 
+def specs_of(found: Mapping[str, Any], known: Sequence[ScoreSection]) -> list[ScoreSection] | None:
+    """Those of the ``known`` scores by which ``scores.json`` was made, with the clusters and the baselines that it was made with;
+    ``None`` if they are not all known, or need a judge."""
+    made = []
+    for each in found["scores"]:
+        fields = ("name", "kind", "expected", "answer")
+        like = [s for s in known if all(getattr(Score.of(s), name) == each.get(name) for name in fields)]
+        if not like or like[0].kind == "judge":
+            return None
+        told = each.get("comparison") or {}
+        baseline = found["points"][told["point"]]["point"] if told.get("with") == "baseline" else None
+        own = like[0].baseline if each.get("uncompared") else baseline
+        made.append(like[0].model_copy(update={"cluster": each.get("cluster"), "baseline": own}))
+    return made
+
+
 def _digest(specs: Sequence[ScoreSection]) -> str:
     text = msgspec.json.encode([__version__, _RULES, *(spec.model_dump() for spec in specs)])
     return hashlib.blake2b(text, digest_size=16).hexdigest()
