@@ -9,6 +9,6 @@ from ..core.lazy import exports
 if TYPE_CHECKING:
     from . import run_html as run_html, run_text as run_text
     from .onlooker import Caller as Caller, Onlooker as Onlooker
-    from .progress import Bar as Bar, bar_for as bar_for
+    from .progress import Bar as Bar, bar_for as bar_for, in_notebook as in_notebook
 
 __all__, __getattr__, __dir__ = exports(__name__)
