@@ -16,7 +16,9 @@ import pytest
 import batchflex
 from batchflex.config.loader import build
 from batchflex.core.errors import JobError
+from batchflex.report import headline, report
 from batchflex.scoring import clusters, many_tests, paper_tables, planning, power, score_text, stats
+from batchflex.storage.output_folder import Folder
 from tests.support.command_line import called
 from tests.support.lazily import Lazily
 from tests.support.scored_folders import answer, make
@@ -422,6 +424,7 @@ def test_a_baseline_that_is_no_sweep_point_is_refused_before_a_row_is_asked(tmp_
 
 
 def test_scores_of_answers_whose_baseline_is_no_sweep_point_have_their_means(out: Path, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(out, tmp_path / "copied"))
     (tmp_path / "scores.toml").write_text(
         '[job]\nname = "s"\n[[score]]\nname = "right"\nkind = "exact"\nexpected = "label"\nbaseline = { prompt = "v9" }\n'
     )
@@ -430,6 +433,7 @@ def test_scores_of_answers_whose_baseline_is_no_sweep_point_have_their_means(out
     assert told.code == 0 and spec["comparison"] is None and "prompt = v9) has to be one" in spec["uncompared"]
     assert all(point["scores"]["right"]["mean"] is not None for point in told.summary["points"])
     assert "right is not compared: the baseline (prompt = v9)" in called("score", out, tmp_path / "scores.toml").out
+    assert "Not compared with its baseline: the baseline (prompt = v9)" in headline.summary(report.read(Folder(out), 5))
     (tmp_path / "unswept.toml").write_text((tmp_path / "scores.toml").read_text().replace("prompt =", "promt ="))
     (spec,) = called("score", out, tmp_path / "unswept.toml", "--json").summary["scores"]
     assert "did you mean 'prompt'?" in spec["uncompared"]
