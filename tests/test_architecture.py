@@ -49,11 +49,11 @@ PURE = {
     ),
     "results": "answer_columns splitting",
     "scoring": (
-        "agreement clusters comparison extract ledger many_tests paper_tables power spending stats student_t summary "
-        "sweep_comparison"
+        "agreement clusters comparison extract ledger many_tests paper_tables power readable score_text spending stats student_t "
+        "summary sweep_comparison"
     ),
     "engine": "budget estimate failure_limit telemetry",
-    "display": "run_html run_text score_text",
+    "display": "run_html run_text",
     "report": "canvas charts sections speed timeline headline",
     "notify": "messages",
     "schedule": "cron_expression crontab kubernetes launch next_times systemd",

@@ -203,7 +203,7 @@ def _write_report(run: Run, say_fault: Callable[[str], None], *, quiet: bool) ->
 
 
 def _say_scores(run: Run) -> None:
-    from ..display import score_text
+    from ..scoring import score_text
 
     if run.scores is not None:
         output.say(score_text.text(run.scores, output.width()))

@@ -27,6 +27,19 @@ def ending() -> list[signal.Signals]:
 
 
 @contextlib.contextmanager
+def heard(number: int, listen: Callable[[], object]) -> Iterator[None]:
+    """Call ``listen`` when this signal comes, in place of whatever handles it. Only in the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(number, lambda *_: listen())
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
+@contextlib.contextmanager
 def raising(numbers: Iterable[int], make: Callable[[int], BaseException]) -> Iterator[None]:
     """Raise what ``make`` makes of their number when these signals come. Only in the main thread: no other may set handlers."""
 
