@@ -53,12 +53,18 @@ def command(endpoint: CountingEndpoint, folder: Path, *more: object) -> list[obj
     return ["run", rows, "--base-url", endpoint.base_url, "--model", "m", "--out", folder / "out", *more]
 
 
-@pytest.mark.parametrize(("number", "moment"), [
-    (signal.SIGINT, "batchflex.cli.command"), (signal.SIGTERM, "batchflex.cli.command"),
-    (signal.SIGTERM, "batchflex.cli.options"), (signal.SIGINT, "pyarrow"), (signal.SIGTERM, "polars"), (signal.SIGHUP, "batchflex.cli.logs"),
-])  # fmt: skip
+BEGINNINGS = {
+    "batchflex.cli.command": signal.SIGINT,
+    "batchflex.cli.options": signal.SIGTERM,
+    "pyarrow": signal.SIGINT,
+    "polars": signal.SIGTERM,
+    "batchflex.cli.logs": signal.SIGHUP,
+}
+
+
+@pytest.mark.parametrize(("moment", "number"), BEGINNINGS.items())
 def test_a_signal_while_it_begins(
-    number: signal.Signals, moment: str, endpoint: CountingEndpoint, tmp_path: Path
+    moment: str, number: signal.Signals, endpoint: CountingEndpoint, tmp_path: Path
 ) -> None:
     ended = signalled(number, moment, *command(endpoint, tmp_path, "--json"))
     found = json.loads(ended.out)
