@@ -202,7 +202,8 @@ def summary(**given: Any) -> dict[str, Any]:
     [
         ("success", {}, "nightly succeeded: 1,000 of 1,000 rows, 998 ok, 2 failed."),
         ("recovered", {}, "nightly is well again: 1,000 of 1,000 rows, 998 ok, 2 failed."),
-        ("failure", {"exit_code": 1, "first_failure": "r1: no"}, "nightly finished with failures: 1,000 of 1,000 rows, 998 ok, 2 failed."),
+        ("failure", {"exit_code": 1, "first_failure": "r1: no"},
+         "nightly finished with failures: 1,000 of 1,000 rows, 998 ok, 2 failed."),
         ("failure", {"exit_code": 2, "status": "refused", "message": "there is\nno input"},
          "nightly failed, and nothing was sent: there is no input."),
         ("failure", {"exit_code": 3, "message": "an unexpected fault"}, "nightly failed: an unexpected fault."),
