@@ -183,7 +183,7 @@ def _report_end(
         pass  # its last line says it
     elif not options.quiet:
         output.say(run_text.summary(state))
-        if options.verb == "run" and (command := as_init(options)) is not None:
+        if options.verb == "run" and _is_first(run) and (command := as_init(options)) is not None:
             output.say(f"  to keep this as a job file: {command}")
         _say_scores(run)
     elif run.unscored is not None:
@@ -196,6 +196,13 @@ def _report_end(
         _write_report(run, say_fault, quiet=options.quiet or logs.stderr_is_log)
     if not (logs.stderr_is_log or options.quiet) and run_text.not_ok(state):
         output.say(f"batchflex: {run_text.outcome(state)}")  # last, where no table of scores hides it
+
+
+def _is_first(run: Run) -> bool:
+    """Whether no other run has begun in its folder."""
+    from ..storage import Folder
+
+    return all(line.get("run_id") == run.summary["run_id"] for line in Folder(run.out).past_runs())
 
 
 def _say_fault(text: str) -> None:
