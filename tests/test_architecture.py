@@ -213,6 +213,7 @@ def test_only_the_command_line_reads_its_arguments_and_ends_the_process() -> Non
     assert {module.partition(".")[0] for module in users_of("argparse")} == {"cli"}
     assert {module for module in MODULES if calls(module, {"add_argument"})} == {"cli.options"}
     assert {module for module in MODULES if calls(module, {"exit", "_exit"})} <= {
+        "cli.interrupts",
         "cli.main",
         "cli.options",
         "cli.verbs_run",

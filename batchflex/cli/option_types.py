@@ -51,6 +51,11 @@ def _number(text: str) -> float | None:
         return None
 
 
+def schedule_kind(text: str) -> str:
+    """The crontab goes by the name of what reads it, and Kubernetes by its long one, too."""
+    return {"cron": "crontab", "kubernetes": "k8s"}.get(text, text)
+
+
 def names(text: str) -> list[str]:
     found = [name.strip() for name in text.split(",") if name.strip()]
     if not found:

@@ -12,7 +12,7 @@ from typing import Any, get_args
 from ..config import Occasion
 from ..core import __version__
 from .option_parser import Parser, refuse_unknown
-from .option_types import above_0, correlation, labels, names, path, path_text, positive, share, wait_s
+from .option_types import above_0, correlation, labels, names, path, path_text, positive, schedule_kind, share, wait_s
 
 _ABOUT = """\
 Ask a language model many questions, and get a Parquet table of the answers.
@@ -350,9 +350,9 @@ def _add_verbs_of_setting_up(verbs: _Verbs) -> None:
         --at TIMES         times of the day: '02:00', '02:00,14:30', 'mon-fri 02:00'
         --cron EXPRESSION  five fields as in a crontab: '0 2 * * 1-5'; or '@daily'
     """)  # fmt: skip
-    kinds = {"dest": "kind", "choices": ["crontab", "systemd", "k8s"], "default": "crontab"}
+    kinds = {"dest": "kind", "choices": ["crontab", "systemd", "k8s"], "default": "crontab", "type": schedule_kind}
     _add(schedule, """
-        --as KIND       'crontab' (default), 'systemd' or 'k8s'
+        --as KIND       'crontab' (default; also 'cron'), 'systemd' or 'k8s'
         --tz ZONE       the time zone that the times are in, such as Europe/Berlin (the machine's)
         --out DIR       write the files into this folder instead of printing them
         --options TEXT  options of the run: --options='--deadline 5h --set limits.rpm=60'

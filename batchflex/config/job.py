@@ -101,7 +101,7 @@ class AnswerSection(Section):
     ) = None
     max_reasks: Annotated[int, Field(ge=0, le=20)] = 0
     grow_max_tokens: Annotated[int, Field(ge=2)] | None = None
-    lenient: bool = False
+    lenient: bool | None = None
     allow_empty: bool = False
     json_schema: Annotated[dict[str, Any], refusing(schema_fault)] | None = None
     fallback: Literal["json_object", "prompt", "stop"] = "json_object"

@@ -13,7 +13,6 @@ from anyio.abc import TaskGroup
 from ..attachments import FileFault
 from ..config import Job, unbounded
 from ..core import (
-    BAD,
     AttemptError,
     Event,
     FormatFallback,
@@ -448,7 +447,7 @@ class Workers:
                 self._on_row(made)
             if useless := self._failures.add(made):
                 self._stop("failures", useless + f"; {_LET_FAIL}{BLAMELESS}")
-            if made.status in BAD:
-                self._emit(log_events.row_failed(made, request))
+            for event in log_events.of_bad_row(made, request, self._failures.doubt(made)):
+                self._emit(event)
         if self._outcome_writer.full:
             self._stop("disk", "the disk is full: free some space")

@@ -236,6 +236,8 @@ def _guarded(tree: jinja2.nodes.Template) -> set[str]:
 
 
 def missing_column(name: str, columns: Collection[str]) -> str:
+    if not columns:
+        return f"the template uses the column {name!r}, and the input has no columns"
     near = nearest(name, columns)
     meant = f" (did you mean {near!r}?)" if near else ""
     odd = next((each for each in columns if name in re.split(r"\W+", each) and not each.isidentifier()), None)
