@@ -70,7 +70,8 @@ class RemoteFiles:
 
     @property
     def are_awaited(self) -> bool:
-        return bool(self._underway)
+        """Whether a file is on its way, or a server is waited for."""
+        return bool(self._underway) or any(each.is_down for each in self._hosts.values())
 
     async def of(self, files: Sequence[Attachment]) -> dict[str, RemoteFile] | None:
         """The remote ones among these, by their URLs; ``None`` if nothing more is sent.

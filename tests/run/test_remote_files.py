@@ -312,6 +312,12 @@ def test_a_run_that_is_stopped_fetches_nothing_more(case: Case) -> None:
     assert sum(case.server.asked.values()) <= 4
 
 
+def test_the_end_of_a_run_does_not_wait_for_a_file(case: Case) -> None:
+    case.server.files = {"/hangs.txt": Reply(hangs=True), "/a.txt": b"text", "/b.txt": b"text"}
+    ended = case.run([*case.server.files], limits={"concurrency": 2, "budget_requests": 1})
+    assert ended.stopped_by == "budget" and (ended.summary["ok"], ended.summary["failed"]) == (1, 0)
+
+
 def test_a_proxy_of_the_environment_is_used(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     case.server.files = {"http://files.example/a.txt": b"text", "http://10.0.0.1/a.txt": b"text"}
     monkeypatch.setenv("http_proxy", case.server.url)

@@ -11,12 +11,14 @@ from types import TracebackType
 
 @dataclass
 class Reply:
-    """``hangs_up`` closes the connection after so many bytes of the body."""
+    """``hangs_up`` closes the connection after so many bytes of the body; with ``hangs`` none comes before the
+    server ends."""
 
     body: bytes = b""
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
     hangs_up: int | None = None
+    hangs: bool = False
 
 
 class FileServer:
@@ -44,6 +46,7 @@ class FileServer:
             def handle_error(self, *_: object) -> None: ...  # who hangs up is not of interest
 
         self._lock = threading.Lock()
+        self._ended = threading.Event()
         self._server = Server(("127.0.0.1", port), Handler)
         self.port = self._server.server_address[1]
         self.url = f"http://127.0.0.1:{self.port}"
@@ -53,6 +56,7 @@ class FileServer:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._ended.set()
         self._server.shutdown()
         self._server.server_close()
 
@@ -68,6 +72,8 @@ class FileServer:
                 self.refuses -= 1
                 found = Reply(status=503)
         reply = Reply(found) if isinstance(found, bytes) else found
+        if reply.hangs:
+            self._ended.wait()
         handler.send_response(reply.status)
         for name, value in reply.headers.items():
             handler.send_header(name, value)
