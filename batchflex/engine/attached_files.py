@@ -94,6 +94,9 @@ class AttachedFiles:
             if is_wanted():
                 fetched = await self._remote.of(request.files)
             if fetched is not None:
+                known = _COPIES * sum(len(fetched[f.url].data) if f.url in fetched else f.size for f in request.files)
+                self._held += known - size
+                size = known
                 contents = await anyio.to_thread.run_sync(
                     _read, request.files, fetched, is_wanted, limiter=self._threads, abandon_on_cancel=True
                 )

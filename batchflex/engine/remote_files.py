@@ -65,8 +65,8 @@ class RemoteFiles:
         self._underway: dict[str, anyio.Event] = {}
         self._troubles: dict[str, _Trouble] = {}
         self._hosts: dict[tuple[str, int], HostHealth] = {}
-        self._any_answered = False
-        self._left: dict[str, tuple[int, str]] = {}  # by host: rows that are left unanswered, and why
+        self._any_answered = self._is_told = False
+        self._left: dict[tuple[str, int], tuple[int, str]] = {}  # by host: rows that are left unanswered, and why
 
     @property
     def are_awaited(self) -> bool:
@@ -192,6 +192,9 @@ class RemoteFiles:
                 raise self._left_out(host)
             tries = trouble.tries.sent
             self._end(url, f"{failure}, {tries} times" if tries > 1 else str(failure))
+        if not self._is_told:
+            self._is_told = True
+            self._emit(Event("note", f"a file could not be had of {host[0]}, and is tried again: it {failure}"))
         wait_s = retry_policy.wait_s(failure.fault, trouble.tries, self._policy, random.random)
         trouble.tries.seconds += wait_s
         trouble.again_at = now + wait_s
@@ -204,17 +207,17 @@ class RemoteFiles:
         raise FileFault(words)
 
     def _faults_of_host(self, host: tuple[str, int], words: str) -> None:
-        self._left[host[0]] = (self._left.get(host[0], (0, ""))[0], words)
+        self._left[host] = (self._left.get(host, (0, ""))[0], words)
 
     def _given_up(self, url: str, host: tuple[str, int], health: HostHealth) -> Exception:
         self._troubles.pop(url, None)
         if health.verdict == "row":
-            return FileFault(self._left[host[0]][1])
+            return FileFault(self._left[host][1])
         return self._left_out(host)
 
     def _left_out(self, host: tuple[str, int]) -> HostDown:
-        rows, words = self._left[host[0]]
-        self._left[host[0]] = rows + 1, words
+        rows, words = self._left[host]
+        self._left[host] = rows + 1, words
         return HostDown()
 
     def _keep(self, url: str, got: RemoteFile) -> None:
@@ -233,11 +236,11 @@ class RemoteFiles:
 
     def unanswered(self) -> str | None:
         """Why rows are left unanswered: a sentence, if any are."""
-        left = [f"{rows:,} for {host} ({words})" for host, (rows, words) in self._left.items() if rows]
+        left = [f"{rows:,} for {host} ({words})" for (host, _), (rows, words) in self._left.items() if rows]
         if not left:
             return None
         shown = "; ".join(left[:3]) + (f"; and for {len(left) - 3:,} other servers" if len(left) > 3 else "")
-        return f"{_LEFT}: {shown}; see to that, and run the same command again"
+        return f"{_LEFT}: {shown}"
 
     async def aclose(self) -> None:
         await self._fetcher.aclose()

@@ -229,7 +229,7 @@ def test_without_any_server_that_answers_the_run_stops_and_goes_on_later(case: C
     ended = called("run", path, "--json")
     assert ended.code == 3 and ended.summary["stopped_by"] == "files"
     assert "12 for 127.0.0.1 (cannot be fetched: cannot connect to 127.0.0.1:" in ended.summary["message"]
-    assert "run the same command again" in ended.summary["message"]
+    assert "a file could not be had of 127.0.0.1, and is tried again: it cannot be fetched: cannot connect" in ended.err
     assert ended.summary["failed"] == 0
     with FileServer(gone.port) as back:
         back.files = dict.fromkeys(paths, b"text")
