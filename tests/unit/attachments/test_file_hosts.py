@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from batchflex.attachments.file_hosts import FileHosts, address_of, fault_in, fault_of_url, host_of, is_public
+from batchflex.attachments.file_hosts import FileHosts, address_of, fault_in, fault_of_url, host_of, is_public, shown
 
 PRIVATE = [
     "127.0.0.1", "127.8.9.1", "10.0.0.1", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.100.100.200", "0.0.0.0",
@@ -90,3 +90,17 @@ def test_parts_of_urls() -> None:
     assert host_of("http://[::1]:8080/a") == ("::1", 8080)
     for url in ("ftp://x/a", "http:///a", "http://x:0/a", "http://x:99999999/a", "http://a b/", "http://x/\n", "x"):
         assert fault_of_url(url) is not None
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("https://example.com/a.pdf?id=7", "https://example.com/a.pdf?id=7"),
+        ("https://jo:secret@example.com/a.pdf", "https://***@example.com/a.pdf"),
+        ("https://b.example/a?X-Amz-Security-Token=ab/c%2Bd&x=1", "https://b.example/a?X-Amz-Security-Token=***&x=1"),
+        ("https://b.example/a?x=1&X-Goog-Signature=0a1b2c", "https://b.example/a?x=1&X-Goog-Signature=***"),
+        ("https://b.example/a?sv=2024&sig=Zm9v%3D", "https://b.example/a?sv=2024&sig=***"),
+    ],
+)
+def test_what_is_shown_of_a_url_has_no_keys(url: str, words: str) -> None:
+    assert shown(url) == words
