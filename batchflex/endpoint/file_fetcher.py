@@ -39,8 +39,10 @@ class FetchFailed(Exception):
 
     ``fault`` is the same for :mod:`batchflex.endpoint.retry_policy`. ``status`` is that of an answer, if there was one; without
     one, or with one of 429, 502, 503 and 504, nothing may be had of the host at present. ``no_such_name`` is whether there is no
-    host of this name.
+    host of this name, ``redirected`` whether all that is about another host, which the first one has redirected to.
     """
+
+    redirected = False
 
     def __init__(
         self, words: str, *, status: int | None = None, no_such_name: bool = False, after_s: float | None = None
@@ -52,7 +54,7 @@ class FetchFailed(Exception):
     @property
     def is_of_host(self) -> bool:
         """Whether the next file of this host would fail likewise."""
-        return self.status is None or self.status in _UNAVAILABLE
+        return not self.redirected and (self.status is None or self.status in _UNAVAILABLE)
 
 
 class FileRefused(FileFault):
@@ -80,10 +82,14 @@ class FileFetcher:
             target = self._checked(at, is_redirect=redirects > 0)
             if not redirects and target.userinfo:
                 login = base64.b64encode(f"{target.username}:{target.password}".encode()).decode()
-            whole = await self._get(target, login)
-            headers = httpx.Headers(whole.headers)
-            if whole.status not in _REDIRECTS or "location" not in headers:
-                return _file(whole, headers)
+            try:
+                whole = await self._get(target, login)
+                headers = httpx.Headers(whole.headers)
+                if whole.status not in _REDIRECTS or "location" not in headers:
+                    return _file(whole, headers)
+            except FetchFailed as failure:
+                failure.redirected = redirects > 0
+                raise
             redirects += 1
             if redirects > _MOST_REDIRECTS:
                 raise FileRefused(f"is redirected more than {_MOST_REDIRECTS} times")

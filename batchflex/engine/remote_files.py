@@ -171,7 +171,7 @@ class RemoteFiles:
         """:raises NotYet: if another try is to be made; what else is raised is what becomes of the row."""
         now = time.monotonic()
         trouble = self._troubles.setdefault(url, _Trouble())
-        if failure.status is not None and not failure.is_of_host:
+        if failure.redirected or (failure.status is not None and not failure.is_of_host):
             self._answered(host, health)
         if failure.no_such_name and self._any_answered:
             self._end(url, str(failure))

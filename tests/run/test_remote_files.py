@@ -221,6 +221,17 @@ def test_a_server_that_never_answers_fails_its_rows_if_others_do(case: Case) -> 
     assert case.endpoint.stats()["requests"] == 13
 
 
+def test_a_server_that_redirects_to_one_that_is_down_is_not_down(case: Case) -> None:
+    with FileServer() as gone:
+        pass
+    case.server.files = {
+        f"/{n}": Reply(status=302, headers={"Location": f"{gone.url}/{n}"}) if n < 8 else b"text" for n in range(12)
+    }
+    ended = called("run", case.job([case.server.url + path for path in case.server.files]), "--json")
+    assert ended.code == 1 and (ended.summary["ok"], ended.summary["failed"]) == (4, 8)
+    assert "gives none of its files" not in ended.err
+
+
 def test_without_any_server_that_answers_the_run_stops_and_goes_on_later(case: Case) -> None:
     with FileServer() as gone:
         pass
