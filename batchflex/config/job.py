@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from pydantic import AfterValidator, Field, PrivateAttr, model_validator
 
+from ..attachments import fault_in
 from ..protocol import CHAT, Model, Policy, Route, pydantic_models, schema_of, unwritable
 from . import dated_path, toml
 from .choices import choices_fault
@@ -64,6 +65,7 @@ class InputSection(Section):
     carry: Annotated[Literal["*"] | list[str], wanted("a list of column names, or '*' for all")] = Field(default=[])
     params: Annotated[list[NonEmpty], wanted("a list of column names"), refusing(_columns_fault)] = Field(default=[])
     files: NonEmpty | None = None
+    file_hosts: Annotated[list[NonEmpty], refusing(fault_in)] | None = None
     dedupe: bool = False
     limit: Annotated[int, Field(ge=1)] | None = None
     since: Since | None = None

@@ -33,7 +33,8 @@ class Attachment(msgspec.Struct, frozen=True, gc=False):
     ``token`` stands for it in the body; it holds the ``sha256`` of the file and the ``options`` that shape what is made of it, so
     that these are part of the request's key, and where the file lies is not. ``name`` is what the row calls it, ``path`` where
     it was found, ``size`` its bytes, ``tokens`` about how many tokens it takes. ``fault`` says why it cannot be sent; then nor
-    can the request.
+    can the request. A remote one has a ``url``, from which it is fetched then; its token holds that, and nothing else is known
+    of it.
     """
 
     token: str
@@ -45,6 +46,7 @@ class Attachment(msgspec.Struct, frozen=True, gc=False):
     tokens: int = 0
     options: tuple[tuple[str, str | int], ...] = ()
     fault: str | None = None
+    url: str = ""
 
 
 class Item(msgspec.Struct, frozen=True, gc=False):

@@ -21,7 +21,7 @@ import socket
 import ssl
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import aiohappyeyeballs
 import httpx
@@ -40,6 +40,8 @@ _REMEMBERED_S = 60.0
 _CONNECTING = 256  # at a time: more would only wait for each other, and overrun the queue of a listening socket
 
 _Origin = tuple[bytes, bytes, int | None]
+# Is called with host, port and an address of the host that would be connected to; raises what it likes if it may not be.
+CheckAddress = Callable[[str, int, str], None]
 
 
 def head_of(method: str, url: httpx.URL, headers: httpx.Headers) -> bytes:
@@ -109,16 +111,18 @@ class Connections(httpx.AsyncBaseTransport):
 
     The number of connections is not limited here: the caller bounds the requests in flight. The time to connect is taken from
     the request's ``timeout`` extension (``connect``), as httpx sets it. No cookies, no redirects, no environment.
-    ``sent_anew`` counts the requests that met a close and were sent a second time.
+    ``sent_anew`` counts the requests that met a close and were sent a second time. ``check_address`` sees each address before
+    anything connects to it; what it raises goes to the caller.
     """
 
-    def __init__(self, ssl_context: ssl.SSLContext | None = None) -> None:
+    def __init__(self, ssl_context: ssl.SSLContext | None = None, check_address: CheckAddress | None = None) -> None:
         self._ssl = ssl_context
+        self._check_address = check_address
         self.sent_anew = 0
         self._servers: dict[_Origin, Server] = {}
         self._sweep: asyncio.TimerHandle | None = None
         self._addresses: dict[tuple[str, int], tuple[float, Sequence[aiohappyeyeballs.AddrInfoType]]] = {}
-        self._looking_up = asyncio.Lock()
+        self._looking_up: dict[tuple[str, int], asyncio.Lock] = {}
         self._connecting = asyncio.Semaphore(_CONNECTING)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -215,6 +219,9 @@ class Connections(httpx.AsyncBaseTransport):
         try:
             async with self._connecting, within(connect_s):
                 found = await self._look_up(loop, host, port)
+                if self._check_address is not None:
+                    for each in found:
+                        self._check_address(host, port, str(each[4][0]))
                 context = self._ssl if server.is_tls else None
                 name = host if context else None
                 if only := _only_address(found):  # the loop's own way takes half the time
@@ -241,7 +248,7 @@ class Connections(httpx.AsyncBaseTransport):
     async def _look_up(
         self, loop: asyncio.AbstractEventLoop, host: str, port: int
     ) -> Sequence[aiohappyeyeballs.AddrInfoType]:
-        async with self._looking_up:
+        async with self._looking_up.setdefault((host, port), asyncio.Lock()):
             known = self._addresses.get((host, port))
             if known is None or known[0] < loop.time():
                 found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)

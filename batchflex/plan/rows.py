@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 
-from ..attachments import Finder, Use, require
+from ..attachments import FileHosts, Finder, Use, require
 from ..config import Job
 from ..core import Attachment, Item, JobError, Row, nearest
 from ..protocol import TRANSPORT, Route
@@ -75,7 +75,8 @@ class Itemizer:
         self.reads_files = bool(kinds)
         if kinds and job.input.files is not None and not Path(job.input.files).is_dir():
             mistakes.append(f"input.files: there is no folder {job.input.files}")
-        self.finder = Finder(*(None if each is None else Path(each) for each in (job.input.files, job.job.env_file)))
+        root, secret = (None if each is None else Path(each) for each in (job.input.files, job.job.env_file))
+        self.finder = Finder(root, secret, FileHosts(job.input.file_hosts))
         self._file_columns = sorted({name for prompt in self._prompts for name in prompt.file_columns})
         self._without_file: dict[str, None] = {}
         if mistakes:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     )
     from .chat_route import CHAT as CHAT
     from .classify import KEY_COMMAND as KEY_COMMAND
+    from .error_body import retry_after as retry_after
     from .event_stream import Events as Events
     from .failure_evidence import (
         BLAMELESS as BLAMELESS,
