@@ -431,7 +431,7 @@ class Execution:
 
         prepared, plan = self._prepared, self._plan
         layout = Layout() if prepared.kept else plan.layout(prepared.layout.files)
-        snapshot.keep(self._folder, plan, layout, prepared.snapshot, prepared.segment)
+        snapshot.keep(self._folder, plan, layout, prepared.snapshot)
 
     def _completion(self) -> CompletionMarker | None:
         """For the next run: what it need not find out if nothing has changed."""

@@ -64,7 +64,8 @@ def make(
             table = table_files.TableFolder(folder.scores_folder)
             for path in there.paths:
                 whole = pa.Table.from_batches([], schema) if not (made := [*blocks(path)]) else pa.concat_tables(made)
-                table.add(_name(path, whole), whole.num_rows, partial(_write, schema, [whole]))
+                file = table_files.TableFile(f"{_name(path, whole)}.parquet", whole.num_rows)
+                table.add(file, partial(_write, schema, [whole]))
             folder.scores_json.unlink(missing_ok=True)  # it summarises the scores that are replaced now
             table.commit({})
             folder.scores.unlink(missing_ok=True)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         results_table as results_table,
         superseded as superseded,
         table_files as table_files,
+        table_reuse as table_reuse,
         writer as writer,
     )
     from .carried_updates import CarriedUpdates as CarriedUpdates, UpdatesWriter as UpdatesWriter

@@ -364,10 +364,11 @@ def carried_footer(own: Mapping[bytes, bytes]) -> Footer:
     return Footer(msgspec.json.decode(own[_KINDS]), types, {}, int(own[_SIZE]))
 
 
-def identity(store: Store) -> str:
-    """A digest of which parts these are, by their numbers and sizes, wherever they are copied to. Parts are never changed, and
-    merging them does not change it. Only the footers of merged ones are read."""
-    return _digest([pair for number, size in part_sizes(store).items() for pair in entries(store, number, size)])
+def identity(store: Store, last: int | None = None) -> str:
+    """A digest of which parts these are, or those up to the number ``last``, by their numbers and sizes, wherever they are copied
+    to. Parts are never changed, and merging them does not change it. Only the footers of merged ones are read."""
+    sizes = {number: size for number, size in part_sizes(store).items() if last is None or number <= last}
+    return _digest([pair for number, size in sizes.items() for pair in entries(store, number, size)])
 
 
 def entries(store: Store, number: Number, size: int) -> list[tuple[int, ...]]:

@@ -39,16 +39,29 @@ STRETCH_ROWS = 1_000_000  # of the plan, whose results are one file where the ta
 
 
 class Stretch(NamedTuple):
-    """Some rows of a table that follow each other. ``name`` is their number, and a digest of what they are made of."""
+    """Some rows of a table that follow each other. ``name`` is their ``number``, and a digest of what they are made of, which
+    ``parts`` have."""
 
+    number: int
     name: str
     rows: int
+    parts: list[int]
     batches: Callable[[], Iterator[pa.Table]]
+
+
+class Some(NamedTuple):
+    """Some ``stretches`` of a table alone: only these ``parts`` have rows in them. ``size`` is how many sweep points and samples
+    a row has at least."""
+
+    stretches: Collection[int]
+    parts: Collection[int]
+    size: tuple[int, int]
 
 
 class Assembled(NamedTuple):
     """A results table, to be made window by window. Its ``metadata`` has a digest of all that it depends on, and the identity of
-    the parts that it is made of. The ``stretches`` are all of it, piece by piece. ``between`` is called between the steps of
+    the parts that it is made of. The ``stretches`` are all of it, piece by piece; ``how`` is a digest of what all of them depend
+    on, beside the answers, and ``size`` how many sweep points and samples a row has. ``between`` is called between the steps of
     making it, and may raise to end this."""
 
     layout: ResultsLayout
@@ -56,6 +69,8 @@ class Assembled(NamedTuple):
     batches: Iterator[pa.Table]
     metadata: dict[bytes, bytes]
     stretches: Callable[[], list[Stretch]]
+    how: str
+    size: tuple[int, int]
     between: Callable[[], None]
 
     @property
@@ -78,6 +93,7 @@ def assemble(
     void: Collection[str] = (),
     between: Callable[[], None] = lambda: None,
     updates: CarriedUpdates | None = None,
+    only: Some | None = None,
 ) -> Assembled:
     """The results in input order: one row a request, by row, sweep point, sample.
 
@@ -86,14 +102,14 @@ def assemble(
     themselves. In place of it, ``positions`` says where those of earlier parts are. Without both all
     belong to the job, and of several outcomes for one slot the last counts. ``pending`` are outcomes not sealed yet, ``declared``
     the fields of structured answers that have a column in any case. Failures that are void have no row; those of the runs
-    ``void`` are, beside those that parts name. What ``updates`` have counts in place of what was carried with the answers. Memory
-    is bounded by some 80 MB, 12 bytes a row (without a plan 60), twice that while they are sorted, and twice the largest row
-    group; with updates by 12 bytes a row and 28 an update more.
+    ``void`` are, beside those that parts name. What ``updates`` have counts in place of what was carried with the answers. With
+    ``positions``, ``only`` some stretches may be made. Memory is bounded by some 80 MB, 12 bytes a row (without a plan 60), twice
+    that while they are sorted, and twice the largest row group; with updates by 12 bytes a row and 28 an update more.
     """
     updates = updates if updates is not None and len(updates) else None
-    tables = _Parts(store, pending, void, between, updates)
+    tables = _Parts(store, pending, void, between, updates, None if only is None else only.parts)
     if positions is not None:
-        places = _of_plan(tables, labels, positions.columns, positions.place, since)
+        places = _of_plan(tables, labels, positions.columns, positions.place, since, only)
     elif planned is not None:
         places = _of_plan(tables, labels, ["key"], _by_keys(planned), since)
     else:
@@ -132,10 +148,13 @@ def assemble(
         index = index.with_columns(updates.digests(index["carried"]))
         made_of[part_files.MADE_OF_CARRIED] = updates.id.encode()
     made_of[part_files.MADE_OF] = _digest(known, index)
+    alike = [str(shape.schema), *known[2:6], places.size]
 
+    @functools.cache
     def stretches() -> list[Stretch]:
         """So that the digests of those in which nothing has changed stay, they hold no part that came elsewhere."""
-        alike = [str(shape.schema), *known[2:6]]
+        if only is not None and not len(index):
+            return []
         numbers = index["place"] // STRETCH_ROWS
         begins = [0, *((numbers != numbers.shift(1)).arg_true().to_list() if len(numbers) else [])]
         found = []
@@ -143,13 +162,16 @@ def assemble(
             here = index.slice(begin, end - begin)
             if updates is not None and not (here["carried"] != 0).any():  # as it was before there were any
                 here = here.drop("carried")
-            digest = _digest([*alike, places.size, tables.sources(here["where"])], here)
-            name = f"{int(numbers[begin]) if end > begin else 0:06d}-{digest.decode()[:16]}"
-            found.append(Stretch(name, end - begin, functools.partial(batches, begin, end)))
+            sources = tables.sources(here["where"])
+            digest = _digest([*alike, sources], here)
+            number, parts = int(numbers[begin]) if end > begin else 0, [source[0] for source in sources]
+            name = f"{number:06d}-{digest.decode()[:16]}"
+            found.append(Stretch(number, name, end - begin, parts, functools.partial(batches, begin, end)))
         return found
 
     whole = batches(0, places.index.height)
-    return Assembled(shape, places.index.height, whole, made_of, stretches, between)
+    how = _digest(alike, index.clear()).decode()
+    return Assembled(shape, places.index.height, whole, made_of, stretches, how, places.size, between)
 
 
 def write_results(path: Path, assembled: Assembled) -> None:
@@ -202,10 +224,12 @@ class _Parts:
         void: Collection[str],
         between: Callable[[], None],
         updates: CarriedUpdates | None,
+        only: Collection[int] | None = None,
     ) -> None:
         self._store = store
         self._between = between
         self._updates = updates
+        self._only = only
         self.has_updates = updates is not None
         self.places = _PLACE | _CARRIED if self.has_updates else _PLACE  # the columns that tell of a row's place
         self._void = Void(store, void)
@@ -230,17 +254,19 @@ class _Parts:
         end = 0
         for number, footer in self.footers.items():
             self._between()
+            first = end
+            for group, rows in enumerate(footer.groups):
+                self._groups.append((number, group))
+                self._begins.append(end)
+                self._row_bytes.append(footer.size // max(1, sum(footer.groups)))
+                end += rows
+            if self._only is not None and number not in self._only:
+                continue
             wanted = columns(number) if self._updates is None else [*dict.fromkeys(["key", *columns(number)])]
             if is_pending := number == _PENDING:
                 table = self._pending.select(wanted)
             else:
                 table = part_files.read_part(self._store, number, wanted)
-            first = end
-            for group, rows in enumerate(footer.groups):
-                self._groups.append((number, group))
-                self._begins.append(end)
-                self._row_bytes.append(footer.size // max(1, len(table)))
-                end += rows
             frame = part_index.head(table).with_columns(where=pl.int_range(first, end, dtype=pl.UInt32))
             if self._updates is not None:
                 frame = frame.with_columns(self._updates.entries(frame))
@@ -332,16 +358,19 @@ class _Places:
     so that they do not stay in memory beside the index.
     """
 
-    def __init__(self, frames: list[pl.DataFrame], *, all: bool = False, has_updates: bool = False) -> None:
+    def __init__(
+        self,
+        frames: list[pl.DataFrame],
+        *,
+        all: bool = False,
+        has_updates: bool = False,
+        size: tuple[int, int] = (1, 1),
+    ) -> None:
         self._points, self._samples = (
-            max((int(frame[name].max() or 0) for frame in frames), default=0) + 1  # type: ignore[arg-type]
-            for name in ("point", "sample")
+            max(least, *(int(frame[name].max() or 0) + 1 for frame in frames), 1)  # type: ignore[arg-type]
+            for name, least in zip(("point", "sample"), size, strict=True)
         )
-        place = (
-            pl.col("row").cast(pl.UInt64) * (self._points * self._samples)
-            + pl.col("point").cast(pl.UInt64) * self._samples
-            + pl.col("sample").cast(pl.UInt64)
-        )
+        place = _place(self.size)
         columns = pl.Schema({"place": pl.UInt64, "where": pl.UInt32} | (_CARRIED if has_updates else {}))
         for number, frame in enumerate(frames):
             answered = pl.lit(0) if all else (~pl.col("failed")).cast(pl.UInt64)
@@ -361,6 +390,17 @@ class _Places:
         place = self.index["place"].slice(begin, length)
         each = self._points * self._samples
         return (place // each).cast(pl.Int64), (place % each // self._samples).cast(pl.Int32)
+
+
+def _place(size: tuple[int, int]) -> pl.Expr:
+    """One number for row, sweep point and sample, where a row has so many sweep points and samples."""
+    row, point, sample = (pl.col(name).cast(pl.UInt64) for name in ("row", "point", "sample"))
+    return (row * size[0] + point) * size[1] + sample
+
+
+def stretch_of(size: tuple[int, int]) -> pl.Expr:
+    """The number of the stretch that a row, sweep point and sample are in."""
+    return _place(size) // STRETCH_ROWS
 
 
 _PLACE: dict[str, Any] = {"row": pl.Int64, "point": pl.Int32, "sample": pl.Int32, "where": pl.UInt32}
@@ -384,6 +424,7 @@ def _of_plan(
     columns: Sequence[str],
     place: Callable[[pl.DataFrame], pl.DataFrame],
     since: int,
+    only: Some | None = None,
 ) -> _Places:
     """Answers in parts numbered below ``since`` are where ``place`` puts them, by these ``columns``; it leaves out those that
     are not in the plan. Others are where they say themselves."""
@@ -392,11 +433,13 @@ def _of_plan(
     for number, head in parts.heads(lambda number: [*own, *columns] if number < since else own):
         frame = pointed(head, labels)
         frame = place(frame) if number < since else frame
+        if only is not None:
+            frame = frame.filter(stretch_of(only.size).is_in(list(only.stretches)))
         failed = (frame["status"] == "failed").alias("failed")
         heads.append(
             pl.DataFrame([*(frame[name].shrink_dtype() for name in parts.places), failed])
         )  # a third of the memory
-    return _Places(heads, has_updates=parts.has_updates)
+    return _Places(heads, has_updates=parts.has_updates, size=(1, 1) if only is None else only.size)
 
 
 def _by_keys(planned: pl.DataFrame) -> Callable[[pl.DataFrame], pl.DataFrame]:

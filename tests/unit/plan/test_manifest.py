@@ -143,7 +143,7 @@ def night(job: Job, answered: int | None = None, fails: Collection[int] = ()) ->
         assert identity is not None
         folder.write_state({"plan": identity})
         layout = Layout() if found.kept else plan.layout(found.layout.files)
-        snapshot.keep(folder, plan, layout, found.snapshot, number)
+        snapshot.keep(folder, plan, layout, found.snapshot)
     return found, asked
 
 
@@ -613,19 +613,22 @@ def test_no_old_answer_is_read_where_it_is_written_down_how_the_folder_stood(
     folder.mkdir()
     (folder / "1.jsonl").write_text(rows_of(range(50)))
     out = Folder(tmp_path / "out")
+    read, whole = set[int](), part_files.read_part
     for number, new in enumerate(["2", "0", "3"]):
         night(job_of(tmp_path))
         assert out.snapshot.exists()
         (folder / f"{new}.jsonl").write_text(rows_of([f"n{new}{i}" for i in range(5)]))
+        read.clear()
         with monkeypatch.context() as patched:
-            patched.setattr(part_files, "read_part", lambda *given: pytest.fail("an old answer was read"))
+            patched.setattr(
+                part_files, "read_part", lambda store, part, *more: read.add(part) or whole(store, part, *more)
+            )
             found = prepare(job := job_of(tmp_path), Plan(job), out)
             assert [request.id for block in found.blocks for request in block] == [f"n{new}{i}" for i in range(5)]
-        assert (found.snapshot is not None, found.passed, found.before["ok"]) == (
-            True,
-            50 + 5 * number,
-            50 + 5 * number,
-        )
+        assert (found.passed, found.before["ok"]) == (50 + 5 * number, 50 + 5 * number)
+        # What is written down is written anew when an eighth has come.
+        assert found.snapshot is not None and found.snapshot.written == (3 if number == 2 else 1)
+        assert read == ({2} if number == 1 else set())
     assert len(night(job_of(tmp_path))[1]) == 5
     assert table(tmp_path)["row"].to_list() == list(range(65))
 
@@ -678,15 +681,15 @@ def test_what_is_written_down_is_heeded_only_if_it_fits(
     if what == "cut":
         out.snapshot.write_bytes(out.snapshot.read_bytes()[:-1])
     elif what == "other parts":
-        part_files.write_part(out.parts, 9, [], void=["another run"])
+        part_files.write_part(out.parts, 0, [], void=["another run"])
     elif what == "other version":
-        out.snapshot.write_bytes(out.snapshot.read_bytes().replace(b'"version":5', b'"version":0'))
+        out.snapshot.write_bytes(out.snapshot.read_bytes().replace(b'"version":6', b'"version":0'))
     else:
         name = {"limit": "input", "retry_failed": "job"}[what]
         sections = {name: {what: 5}}
     (tmp_path / "in" / "2.jsonl").write_text(rows_of(["a"]))
     found, asked = night(job_of(tmp_path, **sections))
-    assert found.snapshot is None
+    assert found.snapshot is None or not found.snapshot.written
     wanted = {"limit": 0}
     assert len(asked) == wanted.get(what, 1)
 
