@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         storing as storing,
         sync_folder as sync_folder,
     )
+    from .helper import Helper as Helper
     from .model_substitutes import Substitutes as Substitutes, is_substitute as is_substitute
     from .output_folder import Folder as Folder
     from .parsed_columns import declared as declared

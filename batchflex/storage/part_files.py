@@ -8,11 +8,12 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
+import itertools
 import operator
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import IO, Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -26,7 +27,6 @@ from .files import storing
 from .part_numbers import Number, part_name as part_name, part_numbers as part_numbers, part_sizes
 from .store import FolderStore, Store
 
-T = TypeVar("T")
 _TEXT, _COUNT, _SECONDS = pa.string(), pa.int64(), pa.float64()
 _MOMENT = pa.timestamp("us", tz="UTC")
 COLUMNS: dict[str, pa.DataType] = {
@@ -53,12 +53,27 @@ ORIGINS = b"batchflex.columns"
 _FIELDS, _VOID = b"batchflex.parsed_kinds", b"batchflex.void"
 STANDS_FOR, _ID = b"batchflex.stands_for", b"batchflex.id"
 _ZERO = {"reasks"}  # 0, not null, in parts of versions that did not have it
-_LARGEST_ARRAY = 1 << 31  # bytes: offsets of strings have 32 bits
 GROUP_ROWS = 2_000  # of a row group: what is read at once to make the table
+_MOST_GROUP_ROWS, _GROUP_BYTES = 10_000, 8 << 20  # of one that the table takes as it is
+_VARIED = {
+    "id",
+    "row",
+    "key",
+    "latency_s",
+    "ttft_s",
+    "started_at",
+    "finished_at",
+    "response",
+    "request_id",
+    "slot",
+    "position",
+}
 WRITING: dict[str, Any] = {
     "compression": "zstd", "write_statistics": ["key", "id", "row"], "write_page_checksum": True,
+    "use_dictionary": [name for name in PART_SCHEMA.names if name not in _VARIED],
 }  # fmt: skip
-_AT_ONCE = 200  # rows
+_AT_ONCE, _PIECE, _HELD = 200, 1_000, 3_000  # rows
+_GET = {name: operator.attrgetter(name) for name in PART_SCHEMA.names}
 
 
 class Footer(NamedTuple):
@@ -104,6 +119,10 @@ def _nothing() -> None:
     pass
 
 
+class _NoRows(Exception):
+    """There is nothing to make a part of."""
+
+
 def write_part(
     store: Store,
     number: int,
@@ -112,25 +131,103 @@ def write_part(
     between: Callable[[], None] = _nothing,
     void: Sequence[str] = (),
 ) -> None:
-    """Seal outcomes into a part; none make no part. ``carry_schema`` are the Arrow types of carried columns, if the input
-    had any. ``between`` is called every few milliseconds of work. ``void`` are the ids of runs whose failures are void; it may
-    be filled while the outcomes are read. Such a part may have no rows.
+    """Make outcomes a part, as :func:`fill` does; none make no part.
 
     :raises StorageError: if it cannot be written, or there is a part of this number; what is there stays as it is.
     """
+    put(store, number, lambda stream: fill(stream, outcomes, carry_schema, between, void))
+
+
+def put(store: Store, number: int, filled: Callable[[IO[bytes]], bool]) -> None:
+    """Add a part, which ``filled`` writes unless it returns false. Errors as of :func:`write_part`."""
     name = part_name(number)
-    sealed = list(_paced(outcomes, between))
-    if not sealed and not void:
-        return
-    table = to_table(sealed, between)
-    kinds, types = carried_columns.describe([outcome.carry for outcome in sealed], carry_schema)
-    fields = parsed_columns.kinds(_paced((outcome.parsed for outcome in sealed), between))
-    while sealed:
-        del sealed[-_AT_ONCE:]
-        between()
+    with contextlib.suppress(_NoRows), storing(f"{store}/{name}"), store.put_if_absent(name) as stream:
+        if not filled(stream):
+            raise _NoRows
+
+
+def fill(
+    stream: IO[bytes],
+    outcomes: Iterable[Outcome],
+    carry_schema: pa.Schema | None = None,
+    between: Callable[[], None] = _nothing,
+    void: Sequence[str] = (),
+) -> bool:
+    """Write a part; false, and nothing is written, if there are no outcomes. ``carry_schema`` are the Arrow types of carried
+    columns, if the input had any. ``between`` is called every few milliseconds of work. ``void`` are the ids of runs whose
+    failures are void; it may be filled while the outcomes are read. Such a part may have no rows.
+
+    :raises OSError: if it cannot be written.
+    """
+    superseded: list[Outcome] = []
+    pieces = [to_table(some, between) for some in _in_order(outcomes, superseded)]
+    table = pa.concat_tables([to_table(superseded, between), *pieces])
+    if not table.num_rows and not void:
+        return False
+    kinds, types = carried_columns.describe(_texts(table["carry"], between), carry_schema)
+    fields = parsed_columns.kinds(_texts(table["parsed"], between))
     own = metadata(Footer(kinds, types, fields, table.nbytes, void=list(dict.fromkeys(void))))
-    with storing(f"{store}/{name}"), store.put_if_absent(name) as stream:
-        pq.write_table(table.replace_schema_metadata(own), stream, row_group_size=GROUP_ROWS, **WRITING)
+    with pq.ParquetWriter(stream, PART_SCHEMA.with_metadata(own), **WRITING) as writer:
+        for begin, end in _groups(table):
+            between()
+            group = table.slice(begin, end - begin).replace_schema_metadata(own)
+            writer.write_table(group, row_group_size=end - begin)
+    return True
+
+
+def _in_order(outcomes: Iterable[Outcome], superseded: list[Outcome]) -> Iterator[list[Outcome]]:
+    """The outcomes by the piece, in the order of the input as far as that goes without holding many of them, so that the table
+    can take what follows each other as it is. Those that come late are last. Those that a later one supersedes soon are added
+    to that list, which is to come first."""
+    held: dict[str, Outcome] = {}
+    late: list[Outcome] = []
+    place = operator.attrgetter("row")
+    row = -1
+
+    def taken() -> list[Outcome]:
+        first = sorted(held.values(), key=place)[:_PIECE]
+        for outcome in first:
+            del held[outcome.key]
+        return first
+
+    for outcome in outcomes:
+        if outcome.row < row:
+            late.append(outcome)
+            continue
+        if (before := held.pop(outcome.key, None)) is not None:
+            superseded.append(before)
+        held[outcome.key] = outcome
+        if outcome.sample:
+            place = operator.attrgetter("row", "sample")
+        if len(held) == _HELD:
+            yield (first := taken())
+            row = first[-1].row
+    while held:
+        yield taken()
+    yield sorted(late, key=place)
+
+
+def _texts(column: pa.ChunkedArray, between: Callable[[], None]) -> Iterator[str]:
+    """Those that there are."""
+    for chunk in column.chunks:
+        for at in range(0, len(chunk) if chunk.null_count < len(chunk) else 0, _AT_ONCE):
+            between()
+            yield from filter(None, chunk.slice(at, _AT_ONCE).to_pylist())
+
+
+def _groups(table: pa.Table) -> Iterator[tuple[int, int]]:
+    """Where row groups begin and end. A long stretch of rows without a gap is apart, for the table takes it as it is. Pure."""
+    row, sample = (table[name].to_numpy() for name in ("row", "sample"))
+    step = np.diff(row)
+    follows = np.where(step == 0, np.diff(sample), step * (sample[1:] == 0)) == 1
+    bounds = np.flatnonzero(np.concatenate([[True], ~follows, [True]])).tolist() if len(table) else []
+    begin, end = max(itertools.pairwise(bounds), key=lambda stretch: stretch[1] - stretch[0], default=(0, 0))
+    if end - begin < GROUP_ROWS:
+        begin = end
+    each = min(_MOST_GROUP_ROWS, max(GROUP_ROWS, len(table) * _GROUP_BYTES // max(1, table.nbytes)))
+    for first, last, most in ((0, begin, GROUP_ROWS), (begin, end, each), (end, len(table), GROUP_ROWS)):
+        for at in range(first, last, most):
+            yield at, min(at + most, last)
 
 
 def metadata(footer: Footer) -> dict[bytes, bytes]:
@@ -145,23 +242,25 @@ def metadata(footer: Footer) -> dict[bytes, bytes]:
     }
 
 
-def _paced(values: Iterable[T], between: Callable[[], None]) -> Iterator[T]:
-    for number, value in enumerate(values):
-        if number % _AT_ONCE == 0:
-            between()
-        yield value
-
-
 def to_table(outcomes: Sequence[Outcome], between: Callable[[], None] = _nothing) -> pa.Table:
     """Outcomes as an Arrow table with the columns of a part."""
     arrays = []
     for field in PART_SCHEMA:
-        column = list(map(operator.attrgetter(field.name), outcomes))
-        if field.type == _MOMENT:
-            arrays.append(_array(column, pa.int64(), between).view(_MOMENT))
-        else:
-            arrays.append(_array(column, field.type, between))
+        arrays.append(_array(list(map(_GET[field.name], outcomes)), field.type))
+        between()
     return pa.Table.from_arrays(arrays, schema=PART_SCHEMA)
+
+
+def _array(values: list[Any], kind: pa.DataType) -> pa.Array:
+    first = values[0] if values else None
+    if not isinstance(first, float) and values.count(first) == len(values):  # most columns: a tenth of the time
+        return pa.nulls(len(values), kind) if first is None else pa.repeat(_array([first, None], kind)[0], len(values))
+    if kind == _MOMENT:
+        return pa.array(values, pa.int64()).view(kind)
+    try:
+        return pa.array(values, kind)
+    except pa.ArrowInvalid:  # bytes of a response that are not UTF-8
+        return pa.array([each.decode("utf-8", "replace") if isinstance(each, bytes) else each for each in values], kind)
 
 
 def outcomes(table: pa.Table) -> list[Outcome]:
@@ -169,19 +268,9 @@ def outcomes(table: pa.Table) -> list[Outcome]:
     columns = []
     for field in PART_SCHEMA:
         column = table.column(field.name)
-        columns.append((column.cast(pa.int64()) if field.type == _MOMENT else column).to_pylist())
+        kept_as = pa.int64() if field.type == _MOMENT else pa.binary() if field.name == "response" else field.type
+        columns.append(column.cast(kept_as).to_pylist())
     return [Outcome(**dict(zip(PART_SCHEMA.names, row, strict=True))) for row in zip(*columns, strict=True)]
-
-
-def _array(column: list[Any], kind: pa.DataType, between: Callable[[], None]) -> pa.Array | pa.ChunkedArray:
-    """A column in one block of memory, which the system gets back when it is freed; made in pieces, as that holds the GIL."""
-    pieces = []
-    for begin in range(0, len(column), _AT_ONCE):
-        pieces.append(pa.array(column[begin : begin + _AT_ONCE], kind))
-        between()
-    if sum(piece.nbytes for piece in pieces) >= _LARGEST_ARRAY:
-        return pa.chunked_array(pieces)
-    return pa.concat_arrays(pieces) if pieces else pa.array([], kind)
 
 
 @contextlib.contextmanager

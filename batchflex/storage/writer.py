@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import anyio
 import anyio.to_thread
@@ -12,6 +12,7 @@ from ..config import JournalSection
 from ..core import BatchflexError, GilYield, Outcome, StorageError
 from ..protocol import can_be_void
 from . import journal, part_files, part_numbers
+from .helper import Helper, HelperGone
 from .output_folder import Folder
 
 
@@ -61,10 +62,21 @@ def unsealed(folder: Folder) -> Unsealed:
     return Unsealed(found, void)
 
 
-def _seal(folder: Folder, number: int, carry_schema: Any, between: Callable[[], None]) -> None:
-    void: list[str] = []
-    outcomes = journal.read(journal.segment_path(folder.journal, number), void)
-    part_files.write_part(folder.parts, number, outcomes, carry_schema, between, void)
+def _seal(
+    folder: Folder, number: int, carry_schema: Any, between: Callable[[], None], helper: Helper | None = None
+) -> None:
+    segment = journal.segment_path(folder.journal, number)
+
+    def filled(stream: IO[bytes]) -> bool:
+        if helper is not None and isinstance(getattr(stream, "name", None), str):
+            try:
+                return helper.seal(segment, stream, carry_schema)
+            except HelperGone:
+                stream.truncate()
+        void: list[str] = []
+        return part_files.fill(stream, journal.read(segment, void), carry_schema, between, void)
+
+    part_files.put(folder.parts, number, filled)
 
 
 _LIKELY_LINE = 8 << 10
@@ -73,7 +85,8 @@ _SMALLEST_RESERVE, _LARGEST_RESERVE = 1 << 20, 512 << 20
 
 class OutcomeWriter:
     """Keeps the outcomes of one run, of ``slots`` requests at a time. :meth:`keep` is for the event loop; what is slow happens in
-    threads.
+    threads, or in the ``helper`` process, if there is one: what is sealed while it runs, and all that is sealed before
+    :meth:`finish`.
 
     :raises StorageError: if the journal cannot be begun.
     """
@@ -86,15 +99,17 @@ class OutcomeWriter:
         *,
         slots: int = 1,
         carry_schema: Any = None,
+        helper: Helper | None = None,
     ) -> None:
         self._folder = folder
+        self._helper = helper
         self._policy = policy
         self._carry_schema = carry_schema
         self._gil_yield = GilYield()
         self._ending = False
         self._slots = slots
         self._journal = journal.Journal(folder.journal, number, self._reserve_bytes(_LIKELY_LINE))
-        self._seal_bytes = int(policy.seal_mb * 2**20)
+        self._seal_rows, self._seal_bytes = policy.seal_rows, int(policy.seal_mb * 2**20)
         self._large = anyio.Event()
         self._descriptor = anyio.Lock()
         self._unsealed: set[int] = set()
@@ -115,7 +130,7 @@ class OutcomeWriter:
         """
         self._journal.append(outcome)
         segment = self._journal.segment
-        if segment.rows >= self._policy.seal_rows or segment.bytes >= self._seal_bytes:
+        if segment.rows >= self._seal_rows or segment.bytes >= self._seal_bytes:
             self._large.set()
             self._gil_yield.hurry()  # if one is being sealed still, it takes too long
 
@@ -150,9 +165,9 @@ class OutcomeWriter:
             # Not to be left half-way by a cancellation: nobody else would write the ended segment.
             with anyio.CancelScope(shield=True):
                 async with self._descriptor:
-                    number = self._journal.segment.number
+                    number, room = self._journal.segment.number, self._journal.segment.bytes
                     self._journal.rotate(
-                        await anyio.to_thread.run_sync(journal.Segment, self._folder.journal, number + 1)
+                        await anyio.to_thread.run_sync(journal.Segment, self._folder.journal, number + 1, room)
                     )
                     await anyio.to_thread.run_sync(self._journal.sync)
                 if not self._ending:
@@ -164,7 +179,10 @@ class OutcomeWriter:
         self._unsealed.add(number)
         self._gil_yield.begin()
         try:
-            _seal(self._folder, number, self._carry_schema, self._gil_yield)
+            helper = (
+                self._helper if self._helper is not None and (self._helper.is_running or not self._ending) else None
+            )
+            _seal(self._folder, number, self._carry_schema, self._gil_yield, helper)
             journal.drop(self._folder.journal, number)
         except StorageError:
             raise

@@ -190,8 +190,8 @@ def test_of_a_file_that_has_grown_only_what_is_new_is_read(
         stream.write(rows_of(["a", "b"]))
     job = job_of(tmp_path)
     parsed: list[bytes] = []
-    whole = json_files.parse_row
-    monkeypatch.setattr(json_files, "parse_row", lambda line: parsed.append(line) or whole(line))
+    whole = json_files.parse_rows
+    monkeypatch.setattr(json_files, "parse_rows", lambda lines: parsed.extend(lines) or whole(lines))
     _, asked = night(job)
     assert [request.id for request in asked] == ["a", "b"] and len(parsed) == 2
     assert table(tmp_path)["id"].to_list()[18:24] == ["18", "19", "a", "b", "20", "21"]
@@ -492,6 +492,8 @@ def test_a_last_line_that_was_a_row_and_is_none_any_more_ends_the_run(
     two.write_text(rows_of("xyz"))
     bad = {"input": {"on_bad_row": "fail"}}
     night(job_of(tmp_path, **bad))
+    one.unlink()
+    one = one.with_name("0.jsonl")
     one.write_text(rows_of("nabc") + '{"id": "torn", "mess')
     two.write_text(rows_of("wxyzv"))
     job = job_of(tmp_path, **bad)
@@ -499,9 +501,34 @@ def test_a_last_line_that_was_a_row_and_is_none_any_more_ends_the_run(
         found = prepare(job, Plan(job), folder)
         with one.open("a") as stream:
             stream.write(rows_of(["torn"])[20:])
-        with pytest.raises(InputError, match=r"1\.jsonl was changed while it was being asked"):
+        with pytest.raises(InputError, match=r"0\.jsonl was changed while it was being asked"):
             list(found.blocks)
     assert [request.id for request in night(job_of(tmp_path, **bad))[1]] == ["n", "torn", "w", "v"]
+
+
+def test_a_file_that_was_moved_or_replaced_may_end_within_a_line(tmp_path: Path) -> None:
+    """As one that has grown where it was; a new one is damaged."""
+    (tmp_path / "in").mkdir()
+    path, moved = tmp_path / "in" / "1.jsonl", tmp_path / "in" / "moved.jsonl"
+    path.write_text(rows_of("ab"))
+    night(job_of(tmp_path))
+    torn, left = '{"id": "torn", "mess', "moved.jsonl ends within a line, which is left for the next run"
+
+    path.rename(moved)
+    moved.write_text(moved.read_text() + rows_of("c") + torn)
+    found, asked = night(job_of(tmp_path))
+    assert [request.id for request in asked] == ["c"] and left in found.notes
+    moved.write_text(rows_of("xyz") + torn)
+    found, asked = night(job_of(tmp_path))
+    assert [request.id for request in asked] == ["x", "y", "z"] and left in found.notes
+    moved.write_text(rows_of(["x", "y", "z", "torn"]))
+    found, asked = night(job_of(tmp_path))
+    assert [request.id for request in asked] == ["torn"] and left not in found.notes
+
+    (tmp_path / "in" / "new.jsonl").write_text(rows_of("n") + torn)
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"new\.jsonl"):
+            night(job_of(tmp_path))
 
 
 def test_a_file_rewritten_just_before_it_is_read_is_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

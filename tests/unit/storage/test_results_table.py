@@ -36,7 +36,7 @@ def planned(*places: tuple[Outcome, int, int]) -> pl.DataFrame:
 
 
 @_settings
-@given(st.lists(any_outcomes(), min_size=1, max_size=6))
+@given(st.lists(any_outcomes(), min_size=1, max_size=6, unique_by=lambda o: o.key))
 def test_a_part_read_by_polars_and_by_pyarrow_has_what_was_sealed(tmp_path: Path, outcomes: list[Outcome]) -> None:
     path = tmp_path / part_files.part_name(1)
     path.unlink(missing_ok=True)  # of the example before
@@ -46,23 +46,42 @@ def test_a_part_read_by_polars_and_by_pyarrow_has_what_was_sealed(tmp_path: Path
         for name in ("started_at", "finished_at"):
             row[name] = datetime.datetime.fromtimestamp(0, datetime.UTC) + datetime.timedelta(microseconds=row[name])
     by_pyarrow = pq.read_table(path)
-    assert [{n: row[n] for n in by_pyarrow.column_names} for row in expected] == by_pyarrow.to_pylist()
+    in_order = sorted(expected, key=lambda row: (row["row"], row["sample"]))
+    assert [{n: row[n] for n in by_pyarrow.column_names} for row in in_order] == by_pyarrow.to_pylist()
     assert by_pyarrow.to_pylist() == pl.read_parquet(path).to_dicts()
     assert set(by_pyarrow.column_names) == set(Outcome.__struct_fields__)
 
 
 def test_a_part_is_zstd_with_statistics_on_key_and_id(tmp_path: Path) -> None:
-    outcomes, store = [outcome(i) for i in range(5_000)], FolderStore(tmp_path)
+    outcomes, store = [outcome(i) for i in range(15_000)], FolderStore(tmp_path)
     part_files.write_part(store, 12, outcomes)
     assert part_files.part_numbers(store) == [12]
     metadata = pq.read_metadata(tmp_path / "000012.parquet")
-    assert metadata.num_row_groups == 3
+    assert metadata.num_row_groups == 2
     group = metadata.row_group(0)
     chunks = {group.column(i).path_in_schema: group.column(i) for i in range(group.num_columns)}
     assert {chunk.compression for chunk in chunks.values()} == {"ZSTD"}
-    assert chunks["key"].statistics.min == min(o.key for o in outcomes[:2_000])
-    assert chunks["key"].statistics.max == max(o.key for o in outcomes[:2_000])
-    assert (chunks["id"].statistics.min, chunks["id"].statistics.max) == ("id-0", "id-999")
+    assert chunks["key"].statistics.min == min(o.key for o in outcomes[:10_000])
+    assert chunks["key"].statistics.max == max(o.key for o in outcomes[:10_000])
+    assert (chunks["id"].statistics.min, chunks["id"].statistics.max) == ("id-0", "id-9999")
+
+
+def test_rows_of_a_part_are_in_the_order_of_the_input_and_what_is_superseded_comes_first(tmp_path: Path) -> None:
+    """A stretch without a gap is a row group by itself; memory is bounded, so a row that is far behind stays so."""
+    store = FolderStore(tmp_path)
+    held_up = {7: 5_500, 2_400: 2_600, 2_401: 9_000}
+    arriving = sorted(range(20, 6_000), key=lambda row: (held_up.get(row, row) + (row * 37) % 200, row))
+    rejected = [outcome(row, status="invalid", content="old") for row in (30, 500, 3_000)]
+    arriving_ones: list[Outcome] = []
+    for row in arriving:
+        arriving_ones += [old for old in rejected if old.row == row + 300]
+        arriving_ones.append(outcome(row))
+    part_files.write_part(store, 1, arriving_ones)
+    part = part_files.read_part(store, 1)
+    rows = part["row"].to_pylist()
+    assert rows == [30, 500, 3_000, *(row for row in range(20, 6_000) if row != 2_401), 2_401]
+    assert part["content"].to_pylist()[:4] == ["old", "old", "old", None]
+    assert part_files.footer(store, 1).groups == [2_000, 384, 3_598, 1]
 
 
 def test_columns_of_a_part_are_those_of_the_results_and_what_they_are_made_with(tmp_path: Path) -> None:
@@ -78,7 +97,7 @@ def test_a_part_that_cannot_be_written_is_not_there(
     def fail(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(pq, "write_table", fail)
+    monkeypatch.setattr(pq.ParquetWriter, "write_table", fail)
     with pytest.raises(StorageError, match=r"the disk is full: .*000001\.parquet could not be written"):
         part_files.write_part(store, 1, [outcome(1)])
     assert list(tmp_path.iterdir()) == [] and store.list() == {}
@@ -225,7 +244,7 @@ def test_whatever_the_windows_one_row_a_key_in_order(
         answers: list[Outcome] = []
         for name in part:
             last[name] = f"{number}.{len(answers)}"
-            answers.append(outcome(name, content=last[name], response="r" * 1000))
+            answers.append(outcome(name, content=last[name], response=b"r" * 1000))
         part_files.write_part(parts, number, answers)
     monkeypatch.setattr(results_table, "_WINDOW_ROWS", data.draw(st.integers(1, 12)))
     monkeypatch.setattr(results_table, "_WINDOW_BYTES", data.draw(st.sampled_from([1, 3_000, 1 << 20])))
@@ -281,7 +300,7 @@ from batchflex.storage import FolderStore, part_files, results_table
 from tests.support.outcomes import outcome
 folder = Path(sys.argv[1])
 parts = FolderStore(Path(sys.argv[2]))
-noise = random.Random(0).randbytes(400_000).hex()
+noise = random.Random(0).randbytes(400_000).hex().encode()
 
 
 def outcomes():
@@ -353,7 +372,7 @@ def test_whether_results_are_current(tmp_path: Path) -> None:
 def test_memory_stays_bounded_while_the_table_is_made(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     each, parts, size = 50, 40, 40_000
     for number in range(1, parts + 1):
-        rows = [outcome(number * each + i, response=f"{number * each + i:05}" * (size // 5)) for i in range(each)]
+        rows = [outcome(number * each + i, response=b"%05d" % (number * each + i) * (size // 5)) for i in range(each)]
         part_files.write_part(store, number, rows)
     whole = each * parts * size
     monkeypatch.setattr(results_table, "_CACHE_BYTES", whole // 20)
