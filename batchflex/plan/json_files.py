@@ -166,7 +166,7 @@ def read_list(reading: Reading, max_rows: int, position: int, skip: bytes | Ever
 
 
 class _Brackets:
-    """A stream of JSON, by its brackets."""
+    """A stream of JSON, by its brackets. ``line`` is that of the last one."""
 
     def __init__(self, stream: IO[bytes], reading: Reading) -> None:
         self._stream = stream
@@ -190,10 +190,8 @@ class _Brackets:
                 raise InputError(self._reading.too_long(self.line))
             self._text, self._at = rest + data, 0
         self._at = found.end()
+        self.line += found.group().count(b"\n")
         return found.group()
-
-    def passed(self, text: bytes) -> None:
-        self.line += text.count(b"\n")
 
 
 def _objects(stream: IO[bytes], reading: Reading) -> Iterator[tuple[int, bytes]]:
@@ -204,7 +202,6 @@ def _objects(stream: IO[bytes], reading: Reading) -> Iterator[tuple[int, bytes]]
     while True:
         piece = brackets.next()
         between = piece[:-1].strip()
-        brackets.passed(piece)
         if piece[-1:] == b"]" and not between:
             return
         if piece[-1] not in _OPENING or between != (b"" if is_first else b","):
@@ -216,7 +213,6 @@ def _objects(stream: IO[bytes], reading: Reading) -> Iterator[tuple[int, bytes]]
         line, parts, depth = brackets.line, [piece[-1:]], 1
         while depth:
             piece = brackets.next()
-            brackets.passed(piece)
             parts.append(piece)
             depth += 1 if piece[-1] in _OPENING else -1
         yield line, b"".join(parts)
@@ -225,7 +221,6 @@ def _objects(stream: IO[bytes], reading: Reading) -> Iterator[tuple[int, bytes]]
 def _begin(brackets: _Brackets, reading: Reading) -> None:
     """Go on until the list has begun."""
     piece = brackets.next()
-    brackets.passed(piece)
     if piece.removeprefix(_MARK).strip() == b"[":
         return
     if piece.removeprefix(_MARK).strip() != b"{":
@@ -233,7 +228,6 @@ def _begin(brackets: _Brackets, reading: Reading) -> None:
     depth = 1
     while depth:
         piece = brackets.next()
-        brackets.passed(piece)
         if depth == 1 and _LIST_OF_DATA.search(piece):
             return
         depth += 1 if piece[-1] in _OPENING else -1
