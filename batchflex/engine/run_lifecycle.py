@@ -409,14 +409,9 @@ class Execution:
             raise _NoTable
 
     def _write_results(self) -> None:
-        as_folder = self._job.job.results == "folder"
+        as_folder, marker = self._job.job.results == "folder", self._completion()
         completion_marker.make(
-            self._folder,
-            self._plan,
-            self._prepared,
-            self._completion(),
-            as_folder=as_folder,
-            between=self._unless_ended,
+            self._folder, self._plan, self._prepared, marker, as_folder=as_folder, between=self._unless_ended
         )
 
     def _keep_snapshot(self) -> None:
