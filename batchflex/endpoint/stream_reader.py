@@ -5,8 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from ..protocol import Events, Route
-from ..protocol.response_headers import Facts
+from ..protocol import Events, Route, response_headers
 
 _USAGE_S = 10.0  # after the finish reason, for the usage
 _END_S = 1.0  # after [DONE], for the end of the body, without which the connection cannot be used again
@@ -26,14 +25,14 @@ class StreamReader:
         route: Route,
         idle_s: float,
         answer_s: float,
-        see: Callable[[Sequence[bytes], Sequence[bytes]], Facts],
+        see: Callable[[Sequence[bytes], Sequence[bytes]], response_headers.Facts],
         clean: Callable[[bytes], bytes],
     ) -> None:
         self._route = route
         self.stream = route.stream(200)
         self.has_begun = False
         self.status = 200
-        self.seen = Facts(None, False)
+        self.seen = response_headers.NOTHING
         self.first_at: float | None = None
         self._see = see
         self._clean = clean
