@@ -87,8 +87,9 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_alarm", "_chunks", "_framed", "_got_eof", "_has_data", "_has_headers", "_head", "_idle_bytes", "_is_dubious",
-        "_lost", "_met_close", "_most", "_parser", "_reader", "_requests", "_size", "_transport", "_unpacker", "_waiter",
-        "_was_streamed", "_watch", "idle_since", "is_complete", "keeps", "names", "status", "streamed", "values", "when_closed",
+        "_lost", "_met_close", "_most", "_outgoing", "_parser", "_reader", "_requests", "_size", "_transport", "_unpacker",
+        "_waiter", "_was_streamed", "_watch", "idle_since", "is_complete", "keeps", "names", "status", "streamed", "values",
+        "when_closed",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -105,6 +106,7 @@ class Connection(asyncio.Protocol):
         self.when_closed: Callable[[bool, float], None] | None = None
         self._most = ANSWER_BYTES
         self._reader: Reader | None = None
+        self._outgoing: tuple[bytes, bytes] | None = None  # a request that waits to be sent
         self._begin()
         self.is_complete = True  # nothing is awaited
 
@@ -154,7 +156,7 @@ class Connection(asyncio.Protocol):
         :raises httpx.ReadError, httpx.RemoteProtocolError: if there is none, or it is broken.
         :raises AnswerTooLarge: if it is larger than ``most_bytes``. Of what is no success only the first 1 MB is read.
         """
-        transport: Any = self._transport
+        loop = asyncio.get_running_loop()
         self._was_streamed = self.streamed
         self._begin()
         self._requests += 1
@@ -171,14 +173,23 @@ class Connection(asyncio.Protocol):
         elif self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None
+        # When those that are ready have run: then requests go one right after the other, and wake the server up once.
+        self._outgoing = head, body
+        loop.call_soon(self._send)
+        self._waiter = waiter = loop.create_future()
+        if self._lost is not None:
+            waiter.set_exception(self._lost)
+        return waiter
+
+    def _send(self) -> None:
+        transport: Any = self._transport
+        if self._outgoing is None or transport.is_closing():
+            return
+        (head, body), self._outgoing = self._outgoing, None
         if len(body) <= _COPIED:
             transport.write(head + body)
         else:
             transport.writelines((head, body))
-        self._waiter = waiter = asyncio.get_running_loop().create_future()
-        if self._lost is not None:
-            waiter.set_exception(self._lost)
-        return waiter
 
     def body(self) -> bytes:
         """What has come of the body and was not taken yet."""
@@ -219,7 +230,7 @@ class Connection(asyncio.Protocol):
             self._watch.register(link.fileno(), _HUNG_UP)
 
     def data_received(self, data: bytes) -> None:
-        if self.is_complete or self._lost is not None:
+        if self.is_complete or self._lost is not None or self._outgoing is not None:
             if self._lost is None:
                 self._fail(httpx.RemoteProtocolError("the server sent something that was not asked for"))
             return
@@ -274,7 +285,7 @@ class Connection(asyncio.Protocol):
     def eof_received(self) -> None:
         self._got_eof, self.keeps = True, False
         if self._requests > 1 and not self._has_data and self._transport is not None:
-            unsent = self._transport.get_write_buffer_size() > 0
+            unsent = self._outgoing is not None or self._transport.get_write_buffer_size() > 0
             self._met_close = unsent or self._is_unacknowledged(self._transport.get_extra_info("socket"))
 
     def _is_unacknowledged(self, link: socket.socket | None) -> bool:
@@ -298,7 +309,8 @@ class Connection(asyncio.Protocol):
             self.is_complete = True  # a body without a length ends with its connection
         if self._lost is None:
             # With a broken pipe not all of the request went out.
-            if self._met_close or (self._requests > 1 and not self._has_data and isinstance(error, BrokenPipeError)):
+            unsent = self._outgoing is not None or isinstance(error, BrokenPipeError)
+            if self._met_close or (self._requests > 1 and not self._has_data and unsent):
                 self._lost = MetClose("the server closed the connection as the request was sent")
             elif error is not None:
                 self._lost = httpx.ReadError(words(error))

@@ -179,6 +179,25 @@ async def test_what_was_not_asked_for_ends_the_connection_not_the_answer(more: b
             assert server.connections == 2
 
 
+@pytest.mark.parametrize("sent", [OK, b""], ids=["an answer", "a close"])
+async def test_what_comes_before_a_request_has_gone_is_none_of_its_answer(sent: bytes) -> None:
+    async with serving([OK]) as server, Connections() as connections:
+        await fetch(connections, server)
+        connection = connections.server(httpx.URL(server.url)).take(time.monotonic())
+        assert connection is not None
+        answer = connection.request(b"POST /x HTTP/1.1\r\ncontent-length: 2\r\n\r\n", b"{}")
+        if sent:
+            connection.data_received(sent)
+        else:
+            connection.eof_received()
+            connection.connection_lost(None)
+        with pytest.raises(httpx.RemoteProtocolError if sent else MetClose):
+            await answer
+        connection.abort()
+        await anyio.sleep(0.05)
+        assert len(server.requests) == 1
+
+
 @pytest.mark.parametrize("close", [b"connection: close\r\n", b""])
 async def test_a_connection_that_the_server_closes_is_not_used_again(close: bytes) -> None:
     last: list[bytes | None] = [OK.replace(b"\r\n\r\n", b"\r\n%b\r\n" % close)]
