@@ -96,7 +96,7 @@ def make(
 
     :raises StorageError, FolderError: if it cannot be made; an older one stays as it is.
     """
-    from ..storage import CarriedUpdates, declared, part_index, results_table, table_files, table_reuse
+    from ..storage import CarriedUpdates, declared, part_index, places, results_table, table_files, table_reuse
 
     pending, void = writer.unsealed(folder)
     malloc.trim()
@@ -113,7 +113,7 @@ def make(
         source = table_reuse.Source(folder, layout, found, prepared.segment, plan.labels) if layout else None
         kept = None if source is None or prepared.snapshot is None else table_files.kept(source)
 
-    def assemble(only: results_table.Some | None) -> results_table.Assembled:
+    def assemble(only: places.Some | None) -> results_table.Assembled:
         return results_table.assemble(
             folder.parts, job.sweep.variables, plan.labels, planned, prepared.segment, pending, declared(job.schemas),
             positions, void, between, updates, only,

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         part_index as part_index,
         part_merging as part_merging,
         part_numbers as part_numbers,
+        places as places,
         record as record,
         results_table as results_table,
         superseded as superseded,

@@ -24,6 +24,7 @@ from . import carried_columns, parsed_columns, part_files, part_index
 from .carried_updates import OWN, CarriedUpdates
 from .files import replaced, storing
 from .part_files import COLUMNS
+from .places import Some, Stretch, place_of, pointed as pointed
 from .results_columns import ResultsLayout, layout_of
 from .store import Store
 from .void_failures import Void
@@ -32,30 +33,9 @@ _WINDOW_ROWS = 4_000
 _WINDOW_BYTES = 10 << 20
 _CACHE_BYTES = 16 << 20
 _GROUP_ROWS = 50_000
-_encode_sorted = msgspec.json.Encoder(order="sorted").encode
 _PENDING = 2**31 - 1  # stands for the number of a part that is not written yet
 ALL = _PENDING + 1  # beyond the number of every part
 STRETCH_ROWS = 1_000_000  # of the plan, whose results are one file where the table is a folder
-
-
-class Stretch(NamedTuple):
-    """Some rows of a table that follow each other. ``name`` is their ``number``, and a digest of what they are made of, which
-    ``parts`` have."""
-
-    number: int
-    name: str
-    rows: int
-    parts: list[int]
-    batches: Callable[[], Iterator[pa.Table]]
-
-
-class Some(NamedTuple):
-    """Some ``stretches`` of a table alone: only these ``parts`` have rows in them. ``size`` is how many sweep points and samples
-    a row has at least."""
-
-    stretches: Collection[int]
-    parts: Collection[int]
-    size: tuple[int, int]
 
 
 class Assembled(NamedTuple):
@@ -370,7 +350,7 @@ class _Places:
             max(least, *(int(frame[name].max() or 0) + 1 for frame in frames), 1)  # type: ignore[arg-type]
             for name, least in zip(("point", "sample"), size, strict=True)
         )
-        place = _place(self.size)
+        place = place_of(self.size)
         columns = pl.Schema({"place": pl.UInt64, "where": pl.UInt32} | (_CARRIED if has_updates else {}))
         for number, frame in enumerate(frames):
             answered = pl.lit(0) if all else (~pl.col("failed")).cast(pl.UInt64)
@@ -392,15 +372,9 @@ class _Places:
         return (place // each).cast(pl.Int64), (place % each // self._samples).cast(pl.Int32)
 
 
-def _place(size: tuple[int, int]) -> pl.Expr:
-    """One number for row, sweep point and sample, where a row has so many sweep points and samples."""
-    row, point, sample = (pl.col(name).cast(pl.UInt64) for name in ("row", "point", "sample"))
-    return (row * size[0] + point) * size[1] + sample
-
-
 def stretch_of(size: tuple[int, int]) -> pl.Expr:
     """The number of the stretch that a row, sweep point and sample are in."""
-    return _place(size) // STRETCH_ROWS
+    return place_of(size) // STRETCH_ROWS
 
 
 _PLACE: dict[str, Any] = {"row": pl.Int64, "point": pl.Int32, "sample": pl.Int32, "where": pl.UInt32}
@@ -457,18 +431,6 @@ def _concat(frames: list[pl.DataFrame], schema: dict[str, Any]) -> pl.DataFrame:
     whole = pl.concat([pl.DataFrame(schema=schema), *(frame.select(list(schema)) for frame in frames)])
     frames.clear()
     return whole.rechunk()
-
-
-def pointed(head: pl.DataFrame, labels: Sequence[str]) -> pl.DataFrame:
-    """With the sweep points as their numbers; one that is none of ``labels`` has the next. The order of its variables says
-    nothing about what a point is."""
-    order = {_plain(label): number for number, label in enumerate(labels)}
-    numbers = {label: order.get(_plain(label), len(order)) for label in head["point"].unique()}
-    return head.with_columns(pl.col("point").replace_strict(numbers, default=len(order), return_dtype=pl.Int32))
-
-
-def _plain(label: str) -> bytes:
-    return _encode_sorted(msgspec.json.decode(label))
 
 
 def _finish(

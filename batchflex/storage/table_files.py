@@ -25,6 +25,7 @@ from ..core import StorageError
 from . import part_files, results_table, table_reuse
 from .files import LINKED, replaced, storing, sync_folder
 from .output_folder import Folder, manifest_of
+from .places import Some, Stretch
 from .results_columns import Origins
 from .store import clear_temporaries
 
@@ -157,7 +158,7 @@ class Kept(NamedTuple):
 
     files: list[TableFile]
     basis: table_reuse.Basis
-    anew: results_table.Some
+    anew: Some
 
 
 def kept(source: table_reuse.Source) -> Kept | None:
@@ -181,7 +182,7 @@ def kept(source: table_reuse.Source) -> Kept | None:
             changed.add(file.number)
     numbers = {int(number) for number in part_files.part_numbers(source.folder.parts) if number > there.basis.last}
     numbers.update(*(file.parts for file in there.files if file not in stay))
-    return Kept(stay, there.basis, results_table.Some(changed, numbers, size))
+    return Kept(stay, there.basis, Some(changed, numbers, size))
 
 
 def write(
@@ -209,7 +210,7 @@ def write(
         remove_folder(folder.results_folder)
 
 
-def _write_stretch(assembled: results_table.Assembled, stretch: results_table.Stretch | None, path: Path) -> None:
+def _write_stretch(assembled: results_table.Assembled, stretch: Stretch | None, path: Path) -> None:
     if stretch is None:
         raise StorageError(f"{path} is gone; run the same command again, which makes it anew")
     results_table.write_results(path, assembled._replace(batches=stretch.batches(), metadata={}))

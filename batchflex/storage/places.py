@@ -1,0 +1,50 @@
+"""Where a row of the results is in their table: by its row, sweep point and sample. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import NamedTuple
+
+import msgspec
+import polars as pl
+import pyarrow as pa
+
+_encode_sorted = msgspec.json.Encoder(order="sorted").encode
+
+
+class Stretch(NamedTuple):
+    """Some rows of a table that follow each other. ``name`` is their ``number``, and a digest of what they are made of, which
+    ``parts`` have."""
+
+    number: int
+    name: str
+    rows: int
+    parts: list[int]
+    batches: Callable[[], Iterator[pa.Table]]
+
+
+class Some(NamedTuple):
+    """Some ``stretches`` of a table alone: only these ``parts`` have rows in them. ``size`` is how many sweep points and samples
+    a row has at least."""
+
+    stretches: Collection[int]
+    parts: Collection[int]
+    size: tuple[int, int]
+
+
+def place_of(size: tuple[int, int]) -> pl.Expr:
+    """One number for row, sweep point and sample, where a row has so many sweep points and samples."""
+    row, point, sample = (pl.col(name).cast(pl.UInt64) for name in ("row", "point", "sample"))
+    return (row * size[0] + point) * size[1] + sample
+
+
+def pointed(head: pl.DataFrame, labels: Sequence[str]) -> pl.DataFrame:
+    """With the sweep points as their numbers; one that is none of ``labels`` has the next. The order of its variables says
+    nothing about what a point is."""
+    order = {_plain(label): number for number, label in enumerate(labels)}
+    numbers = {label: order.get(_plain(label), len(order)) for label in head["point"].unique()}
+    return head.with_columns(pl.col("point").replace_strict(numbers, default=len(order), return_dtype=pl.Int32))
+
+
+def _plain(label: str) -> bytes:
+    return _encode_sorted(msgspec.json.decode(label))
