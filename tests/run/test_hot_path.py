@@ -72,7 +72,7 @@ import json, sys, urllib.request
 from batchflex.cli.main import main
 
 control, *words = sys.argv[1:]
-watched = "numpy pyarrow polars jinja2 tenacity click rich tornado".split()
+watched = "numpy pyarrow pyarrow.compute polars jinja2 tenacity click rich tornado".split()
 sent = {}
 
 class Finder:
