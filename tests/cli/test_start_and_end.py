@@ -14,7 +14,6 @@ from batchflex.cli import options
 from tests.support.command_line import write_rows
 from tests.support.counting_endpoint import CountingEndpoint
 
-
 PLUGIN = """
 from pathlib import Path
 
