@@ -180,10 +180,10 @@ def _is_written(folder: Folder, found: Snapshot) -> bool:
 def _with_more(folder: Folder, plan: Plan, layout: Layout | None, before: Snapshot, reasks: Policy) -> Standing | None:
     """How it stood and the parts that came; ``None`` if that does not tell all. Without a ``layout`` it is that of the plan."""
     numbers = [number for number in part_files.part_numbers(folder.parts) if number > before.last]
-    heads = _heads(folder, plan, numbers, reasks)
+    placed = part_index.read_found(folder.positions)
+    heads = _heads(folder, plan, numbers, reasks, are_first=plan.per_item == 1 and not placed.height)
     if heads is None:
         return None
-    placed = part_index.read_found(folder.positions)
     if layout is None:
         layout = plan.layout(before.files.union(*(head["file"].unique() for head in [placed, *heads])))
     finished = before.finished(layout)
@@ -208,35 +208,42 @@ def _with_more(folder: Folder, plan: Plan, layout: Layout | None, before: Snapsh
             return None
         new = new.filter(pl.col("status") != "failed")
     # Failed ones count, too: a later run has to see that they are old.
-    counts = np.bincount(np.concatenate([new["row"], failed["row"]]), minlength=len(finished))
-    answered = np.bincount(new["row"], minlength=len(counts))
-    rows = np.zeros(len(counts), np.uint8)
+    end = max([len(finished), *(1 + int(some["row"].max()) for some in (new, failed) if some.height)])  # type: ignore[arg-type]
+    answered = np.bincount(new["row"], minlength=end)
+    rows, has = np.zeros(end, np.uint8), answered > 0
     rows[: len(finished)] = np.frombuffer(finished, np.uint8)
-    if (rows * answered).any() or not np.isin(answered, [0, plan.per_item]).all():
+    if (rows & has).any() or has.sum() * plan.per_item != new.height or answered.max(initial=0) > plan.per_item:
         return None
-    rows[answered > 0] = 1
-    first = new.filter("is_first")
-    keys = pl.concat([new.select("hi", "lo"), first.select(hi="slot_hi", lo="slot_lo")]).sort("hi")
+    rows |= has
     statuses = dict(before.statuses)
     for status, more in new["status"].value_counts().iter_rows():
         statuses[status] = statuses.get(status, 0) + more
+    slots = new.filter("is_first").select(hi="slot_hi", lo="slot_lo")
+    keys = pl.concat([new.select("hi", "lo"), slots], rechunk=True)
+    del new, slots  # at ten million rows each copy counts
+    keys = keys.sort("hi")
     if _has_twice(keys["hi"], before):
         return None
     return _standing(folder, layout, rows, statuses, [*before.keys, keys], before.written, failed.height)
 
 
-def _heads(folder: Folder, plan: Plan, numbers: Sequence[Number], reasks: Policy) -> list[pl.DataFrame] | None:
-    """What tells of the answers in these parts; ``None`` if one may be asked for again, or is of no sweep point of the plan."""
-    columns = ["slot", "status", "file", "position", "sample", "point"]
-    halves = ["hi", "lo", "slot_hi", "slot_lo"]
-    is_first = (pl.col("sample") == 0) & (pl.col("point") == plan.labels[0])
+def _heads(
+    folder: Folder, plan: Plan, numbers: Sequence[Number], reasks: Policy, *, are_first: bool
+) -> list[pl.DataFrame] | None:
+    """What tells of the answers in these parts; ``None`` if one may be asked for again, or is of no sweep point of the plan.
+    ``are_first`` tells that those to its rows can be of its one sweep point and sample only: what identifies a file says so."""
+    sides = [] if are_first else ["sample", "point"]
+    is_first = pl.lit(True) if are_first else (pl.col("sample") == 0) & (pl.col("point") == plan.labels[0])
     void, heads = Void(folder.parts), []
+    columns = ["slot", "status", "file", "position", *sides]
     for number, part in zip(numbers, part_index.read_keys(folder.parts, columns, numbers), strict=True):
-        if may_be_asked_again(folder.parts, number, part, reasks) or not part["point"].is_in(plan.labels).all():
+        if may_be_asked_again(folder.parts, number, part, reasks):
+            return None
+        if sides and not part["point"].is_in(plan.labels).all():
             return None
         gone = void.among(number, part["status"])
         status, place = pl.col("status").cast(pl.Enum(STATUSES)), pl.col("file", "position").fill_null(0)
-        head = part.select(*halves, status, place, is_first=is_first)
+        head = part.select("hi", "lo", "slot_hi", "slot_lo", status, place, is_first=is_first)
         heads.append(head if gone is None else head.filter(~gone))
     return heads
 
