@@ -30,7 +30,7 @@ nitpicky = True
 nitpick_ignore_regex = [
     (
         "py:(class|data|obj)",
-        r"(collections|datetime|pathlib|pl|polars|pydantic|typing|batchflex\.config)\..*|Path|BaseModel",
+        r"(collections|datetime|pathlib|pl|polars|pydantic|typing|batchflex\.config)\..*|Path|BaseModel|Enum",
     ),
     (
         "py:class",

@@ -24,7 +24,7 @@ from .environment import Environment, environment_of, exposed
 from .fields import WrongField
 from .job import Job, Origin
 from .job_checks import job_mistakes
-from .missing_files import absent_inputs
+from .missing_files import absent_input, absent_inputs
 from .mistake_messages import KEY_HINT, Mistake, choice, explained, found, sentences
 from .partial_job import validated
 from .score_sections import ScoreSection
@@ -47,6 +47,8 @@ def read(spec: str | Path, settings: Sequence[tuple[str, Any]] = (), *, moment: 
     path = Path(spec)
     if path.suffix.lower() == ".toml":
         return load(path, settings, moment=moment)
+    if (fault := absent_input(str(path))) is not None:
+        raise JobError(fault)
     plain = path.name.lower().removesuffix(".gz").removesuffix(".zst")
     has_prompt = any(place.startswith("prompt.") for place, _ in settings)
     if plain.endswith(_TABLES) and not has_prompt:
@@ -58,7 +60,6 @@ def read(spec: str | Path, settings: Sequence[tuple[str, Any]] = (), *, moment: 
         raise JobError(
             f"{path} is neither a job file (.toml) nor requests: {', '.join(REQUEST_FILES)} (.gz and .zst may follow), "
             f"nor a table to ask about with --prompt: {', '.join(_TABLES)}; nor a folder or pattern of such files"
-            f"{did_you_mean(path)}"
         )
     stem = path.name.split(".")[0]
     name = _name_from(path.parent.name if any(c in stem for c in "*?[") else stem)

@@ -5,6 +5,7 @@ Nothing is awaited where a slot is free and the pace allows it. A row that waits
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections import Counter, deque
 from collections.abc import Callable
@@ -29,9 +30,13 @@ class _Waiter:
     """``passed_at`` is when another went before it."""
 
     cost: Cost
-    decided: anyio.Event = field(default_factory=anyio.Event)
+    decided: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     endpoint: EndpointState | None = None
     passed_at: float | None = None
+
+    def decide(self) -> None:
+        if not self.decided.done():
+            self.decided.set_result(None)
 
 
 class Gate:
@@ -105,7 +110,7 @@ class Gate:
         if admission.is_shared or admission.may_pass_over:
             admission.pump()
         try:
-            await waiter.decided.wait()
+            await waiter.decided
         except BaseException:
             if waiter.endpoint is not None:
                 self.give_back(waiter.endpoint, cost)
@@ -198,7 +203,7 @@ class Gate:
         for queue in (self._again, self._fresh):
             for waiter in [waiter for waiter in queue if waiter.cost.model == model]:
                 queue.remove(waiter)
-                waiter.decided.set()
+                waiter.decide()
 
     def close(self) -> None:
         """Admit nothing more, also of those that wait."""
@@ -207,7 +212,7 @@ class Gate:
         self._await_no_verdict()
         for queue in (self._again, self._fresh):
             while queue:
-                queue.popleft().decided.set()
+                queue.popleft().decide()
 
     def _await_no_verdict(self) -> None:
         """Other job runs need not wait for what this one does not send now."""
@@ -319,5 +324,5 @@ class Gate:
         del queue[at]
         self._refused_next = queue is self._fresh
         waiter.endpoint = endpoint
-        waiter.decided.set()
+        waiter.decide()
         return True

@@ -282,7 +282,7 @@ class Workers:
         row.state = state
         row.outages = state.breaker.past_outages
         if self._prices.differ:
-            cost.prices = self._prices.of(row.request.body, state.endpoint.name)
+            cost.prices = self._prices.of(model, state.endpoint.name)
         run_state, tries = self._run_state, row.tries
         row.started_at = row.started_at or now_us()
         run_state.requests_sent += 1

@@ -45,6 +45,17 @@ def last_marker(folder: Folder, there: ResultsFiles | None = None) -> Completion
     return found if is_newest and part_files.has_identity(folder.parts, found.parts) else None
 
 
+def marker_of(
+    folder: Folder, plan: Plan, prepared: Prepared, planned: int | None, rows: dict[str, int]
+) -> CompletionMarker | None:
+    """What a run tells the next one: what that need not find out if nothing has changed."""
+    identity = plan.identity()
+    planned = prepared.diff.planned if planned is None and prepared.diff is not None else planned
+    if identity is None or planned is None or prepared.kept:
+        return None
+    return CompletionMarker(identity, plan.job.input.limit, planned, part_files.identity(folder.parts), rows)
+
+
 def metadata(marker: CompletionMarker) -> dict[bytes, bytes]:
     """A marker as a table has it."""
     return {_SETTLED: msgspec.json.encode(marker)}

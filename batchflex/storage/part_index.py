@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +19,11 @@ import pyarrow.parquet as pq
 from ..core import SortedKeys
 from . import part_files
 from .files import replaced, storing
-from .positions import Layout, Rows
+from .positions import Layout
 from .store import Store
+
+if TYPE_CHECKING:
+    from .positions import Rows
 
 T = TypeVar("T")
 _ID = b"batchflex.id"
