@@ -35,7 +35,9 @@ _CACHE_BYTES = 16 << 20
 _GROUP_ROWS = 50_000
 _PENDING = 2**31 - 1  # stands for the number of a part that is not written yet
 ALL = _PENDING + 1  # beyond the number of every part
-STRETCH_ROWS = 250_000  # of the plan, whose results are one file where the table is a folder: the last is made each night
+STRETCH_ROWS = (
+    250_000  # of the plan, whose results are one file where the table is a folder: the last is made each night
+)
 
 
 class Assembled(NamedTuple):
