@@ -180,10 +180,10 @@ def _is_written(folder: Folder, found: Snapshot) -> bool:
 def _with_more(folder: Folder, plan: Plan, layout: Layout | None, before: Snapshot, reasks: Policy) -> Standing | None:
     """How it stood and the parts that came; ``None`` if that does not tell all. Without a ``layout`` it is that of the plan."""
     numbers = [number for number in part_files.part_numbers(folder.parts) if number > before.last]
-    placed = part_index.read_found(folder.positions)
-    heads = _heads(folder, plan, numbers, reasks, are_first=plan.per_item == 1 and not placed.height)
+    heads = _heads(folder, plan, numbers, reasks)
     if heads is None:
         return None
+    placed = part_index.read_found(folder.positions)
     if layout is None:
         layout = plan.layout(before.files.union(*(head["file"].unique() for head in [placed, *heads])))
     finished = before.finished(layout)
@@ -227,23 +227,18 @@ def _with_more(folder: Folder, plan: Plan, layout: Layout | None, before: Snapsh
     return _standing(folder, layout, rows, statuses, [*before.keys, keys], before.written, failed.height)
 
 
-def _heads(
-    folder: Folder, plan: Plan, numbers: Sequence[Number], reasks: Policy, *, are_first: bool
-) -> list[pl.DataFrame] | None:
-    """What tells of the answers in these parts; ``None`` if one may be asked for again, or is of no sweep point of the plan.
-    ``are_first`` tells that those to its rows can be of its one sweep point and sample only: what identifies a file says so."""
-    sides = [] if are_first else ["sample", "point"]
-    is_first = pl.lit(True) if are_first else (pl.col("sample") == 0) & (pl.col("point") == plan.labels[0])
+def _heads(folder: Folder, plan: Plan, numbers: Sequence[Number], reasks: Policy) -> list[pl.DataFrame] | None:
+    """What tells of the answers in these parts; ``None`` if one may be asked for again, or is of no sweep point of the plan."""
+    columns = ["slot", "status", "file", "position", "sample", "point"]
+    halves = ["hi", "lo", "slot_hi", "slot_lo"]
+    is_first = (pl.col("sample") == 0) & (pl.col("point") == plan.labels[0])
     void, heads = Void(folder.parts), []
-    columns = ["slot", "status", "file", "position", *sides]
     for number, part in zip(numbers, part_index.read_keys(folder.parts, columns, numbers), strict=True):
-        if may_be_asked_again(folder.parts, number, part, reasks):
-            return None
-        if sides and not part["point"].is_in(plan.labels).all():
+        if may_be_asked_again(folder.parts, number, part, reasks) or not part["point"].is_in(plan.labels).all():
             return None
         gone = void.among(number, part["status"])
         status, place = pl.col("status").cast(pl.Enum(STATUSES)), pl.col("file", "position").fill_null(0)
-        head = part.select("hi", "lo", "slot_hi", "slot_lo", status, place, is_first=is_first)
+        head = part.select(*halves, status, place, is_first=is_first)
         heads.append(head if gone is None else head.filter(~gone))
     return heads
 
