@@ -110,7 +110,9 @@ def make(
     )  # where each answer is, without going through the plan
     if as_folder and is_known and not (pending or void or len(updates)):
         layout = plan.layout(prepared.layout.files)  # by now; of new files that is known once they are read
-        source = table_reuse.Source(folder, layout, found, prepared.segment, plan.labels) if layout else None
+        source = table_reuse.Source(folder, layout, found, plan.labels)
+        if not (layout and source.has_in_place(prepared.segment)):
+            source = None
         kept = None if source is None or prepared.snapshot is None else table_files.kept(source)
 
     def assemble(only: places.Some | None) -> results_table.Assembled:

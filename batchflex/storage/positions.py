@@ -81,6 +81,8 @@ class Layout:
         files, start, end, begin = self._columns
         if not len(files):
             return np.full(len(file), -1, np.int64)
+        if len(file) and (file == file[0]).all():  # as nearly all parts have it: a tenth of the time
+            file = file[:1]
         at = np.minimum(np.searchsorted(files, file), len(files) - 1)
         inside = (files[at] == file) & (position >= start[at]) & (position < end[at])
         return np.where(inside, position + begin[at], -1)

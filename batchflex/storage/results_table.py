@@ -35,7 +35,9 @@ _CACHE_BYTES = 16 << 20
 _GROUP_ROWS = 50_000
 _PENDING = 2**31 - 1  # stands for the number of a part that is not written yet
 ALL = _PENDING + 1  # beyond the number of every part
-STRETCH_ROWS = 1_000_000  # of the plan, whose results are one file where the table is a folder
+STRETCH_ROWS = (
+    250_000  # of the plan, whose results are one file where the table is a folder: the last is made each night
+)
 
 
 class Assembled(NamedTuple):
@@ -406,7 +408,7 @@ def _of_plan(
         frame = pointed(head, labels)
         frame = place(frame) if number < since else frame
         if only is not None:
-            frame = frame.filter(stretch_of(only.size).is_in(list(only.stretches)))
+            frame = frame.filter(~stretch_of(only.size).is_in(list(only.but)))
         failed = (frame["status"] == "failed").alias("failed")
         heads.append(
             pl.DataFrame([*(frame[name].shrink_dtype() for name in parts.places), failed])
