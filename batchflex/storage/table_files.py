@@ -157,7 +157,7 @@ def write(folder: Folder, assembled: results_table.Assembled, *, as_folder: bool
 
 
 def _write_stretch(assembled: results_table.Assembled, stretch: results_table.Stretch, path: Path) -> None:
-    results_table.write_results(path, assembled._replace(batches=stretch.batches(), metadata={}))
+    results_table.write_results(path, assembled._replace(pieces=stretch.pieces(), metadata={}))
 
 
 class TableFolder:

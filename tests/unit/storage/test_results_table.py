@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 from batchflex.core.errors import FolderError, StorageError
 from batchflex.core.types import Outcome
-from batchflex.storage import FolderStore, Store, part_files, part_index, results_table, table_files
+from batchflex.storage import FolderStore, Store, part_files, part_index, results_table, table_files, table_index
 from batchflex.storage.output_folder import Folder
 from tests.support.outcomes import any_outcomes, assembled, outcome, run_python, small_disk
 
@@ -71,7 +71,7 @@ def test_rows_of_a_part_are_in_the_order_of_the_input_and_what_is_superseded_com
     store = FolderStore(tmp_path)
     held_up = {7: 5_500, 2_400: 2_600, 2_401: 9_000}
     arriving = sorted(range(20, 6_000), key=lambda row: (held_up.get(row, row) + (row * 37) % 200, row))
-    rejected = [outcome(row, status="invalid", content="old") for row in (30, 500, 3_000)]
+    rejected = [outcome(row, status="invalid", content="old") for row in (350, 500, 3_000)]
     arriving_ones: list[Outcome] = []
     for row in arriving:
         arriving_ones += [old for old in rejected if old.row == row + 300]
@@ -79,9 +79,9 @@ def test_rows_of_a_part_are_in_the_order_of_the_input_and_what_is_superseded_com
     part_files.write_part(store, 1, arriving_ones)
     part = part_files.read_part(store, 1)
     rows = part["row"].to_pylist()
-    assert rows == [30, 500, 3_000, *(row for row in range(20, 6_000) if row != 2_401), 2_401]
+    assert rows == [350, 500, 3_000, *(row for row in range(20, 6_000) if row != 2_401), 2_401]
     assert part["content"].to_pylist()[:4] == ["old", "old", "old", None]
-    assert part_files.footer(store, 1).groups == [2_000, 384, 3_598, 1]
+    assert part_files.footer(store, 1).groups == [3, 2_381, 3_598, 1]
 
 
 def test_columns_of_a_part_are_those_of_the_results_and_what_they_are_made_with(tmp_path: Path) -> None:
@@ -248,7 +248,7 @@ def test_whatever_the_windows_one_row_a_key_in_order(
         part_files.write_part(parts, number, answers)
     monkeypatch.setattr(results_table, "_WINDOW_ROWS", data.draw(st.integers(1, 12)))
     monkeypatch.setattr(results_table, "_WINDOW_BYTES", data.draw(st.sampled_from([1, 3_000, 1 << 20])))
-    monkeypatch.setattr(results_table, "_CACHE_BYTES", data.draw(st.sampled_from([1, 20_000])))
+    monkeypatch.setattr(table_index, "_CACHE_BYTES", data.draw(st.sampled_from([1, 20_000])))
     found = assembled(parts)
     assert dict(zip(found["row"].to_pylist(), found["content"].to_pylist(), strict=True)) == last
     assert found["row"].to_pylist() == sorted(last)
@@ -284,10 +284,10 @@ def test_a_failure_in_the_middle_leaves_the_older_results(tmp_path: Path) -> Non
 
     with pytest.raises(StorageError, match=r"the disk is full: .*results\.parquet could not be written"):
         results_table.write_results(
-            path, made._replace(batches=broken(OSError(errno.ENOSPC, "No space left on device")))
+            path, made._replace(pieces=broken(OSError(errno.ENOSPC, "No space left on device")))
         )
     with pytest.raises(RuntimeError):
-        results_table.write_results(path, made._replace(batches=broken(RuntimeError())))
+        results_table.write_results(path, made._replace(pieces=broken(RuntimeError())))
     assert path.read_bytes() == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["parts", "results.parquet"]
 
@@ -375,7 +375,7 @@ def test_memory_stays_bounded_while_the_table_is_made(store: Store, monkeypatch:
         rows = [outcome(number * each + i, response=f"{number * each + i:05}" * (size // 5)) for i in range(each)]
         part_files.write_part(store, number, rows)
     whole = each * parts * size
-    monkeypatch.setattr(results_table, "_CACHE_BYTES", whole // 20)
+    monkeypatch.setattr(table_index, "_CACHE_BYTES", whole // 20)
     monkeypatch.setattr(results_table, "_WINDOW_BYTES", whole // 80)
     before = pa.total_allocated_bytes()
     most, rows_seen = 0, 0
