@@ -104,7 +104,7 @@ PEERS  := benchmarks/peers
 PEER_VENVS := $(patsubst $(PEERS)/%.txt,$(PEERS)/.venvs/%/.installed,$(wildcard $(PEERS)/*.txt))
 
 bench-peers: $(STAMP) $(PEER_VENVS) ## measure the CPU of other ways to ask beside ours; installs each in a venv of its own
-	$(BIN)/python benchmarks/run.py --only peers
+	$(BIN)/python benchmarks/run.py --only bare peers
 
 $(PEERS)/.venvs/%/.installed: $(PEERS)/%.txt
 	$(PYTHON) -m venv $(@D)

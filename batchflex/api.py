@@ -9,6 +9,7 @@ import os
 import tempfile
 import warnings
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from enum import Enum
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -19,7 +20,7 @@ import anyio.to_thread
 from .config import Job, build, changed, environment_of, for_another_server, places_of, read, specs_of
 from .core import InputError, JobError, JobWarning, RunStopped
 from .display import Caller, Onlooker, bar_for
-from .engine import JobRun, Nobody, Observer, RowStream, Run, Underway, on_a_loop, rows_of, wait_for
+from .engine import JobRun, Nobody, Observer, RowStream, Run, Underway, awaited, on_a_loop, rows_of, wait_for
 from .notify import Notifier
 from .plan import FrameInput, asked_columns, messages_of, require_input
 from .protocol import CHAT
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from .plan import Part, RowFunction
     from .scoring import Scores
 
-T = TypeVar("T")
 F = TypeVar("F")
 JobLike = Job | Mapping[str, Any] | str | Path
 OnRow = Callable[[ResultRow], object]
@@ -97,16 +97,16 @@ async def arun(
     observer: Observer | None = None,
 ) -> Run:
     """:func:`run`, for use under a running asyncio event loop, where ``on_row`` is called too; it may be a coroutine function.
-    Cancelling it loses nothing that was answered."""
+    Cancelling it loses nothing that was answered; an interrupt of a notebook's kernel stops it as it stops :func:`run`."""
     caller, rows_in = Caller(), await anyio.to_thread.run_sync(_rows, frame, "arun()")
     made = _job(job, settings, out, has_frame=rows_in is not None)
-    if on_row is None:
-        return await _arun(made, rows_in, caller, progress, observer)
-    ended: list[Run] = []
 
     async def work(underway: Underway) -> Run:
         return await _arun(made, rows_in, caller, progress, observer, underway)
 
+    if on_row is None:
+        return await awaited(work)
+    ended: list[Run] = []
     async with contextlib.aclosing(rows_of(work, ended.append)) as rows:
         async for row in rows:
             if inspect.isawaitable(taken := on_row(row)):
@@ -222,7 +222,7 @@ async def _whole(
     if job.score:
         from .engine import evaluate
 
-        evaluate.require(job)
+        evaluate.require(job, is_retry=retried is not None)
         then = partial(evaluate.after, job=job, observer=observer, handle_signals=handle_signals)
     on_outcome = None if underway is None else underway.on_row
     run = JobRun(job, retried=retried, frame=frame, observer=observer, attempt=attempt, then=then, on_row=on_outcome)
@@ -264,7 +264,7 @@ def complete(
     system: Part | None = None,
     messages: list[dict[str, Any]] | RowFunction | None = None,
     schema: type[BaseModel] | Mapping[str, Any] | None = None,
-    choices: Iterable[str] | Mapping[str, Iterable[str]] | None = None,
+    choices: Iterable[str] | type[Enum] | Mapping[str, Iterable[str] | type[Enum]] | None = None,
     model: str | None = None,
     endpoint: str | None = None,
     out: str | Path | None = None,
@@ -288,8 +288,8 @@ def complete(
     are as for :func:`run`.
 
     ``schema``, a pydantic model or a JSON Schema, makes a typed column of each field of an answer. ``choices`` are the texts
-    that an answer is one of, in a column ``label``; a mapping has them by the name of the column. Both are null where a row has
-    no answer that fits.
+    that an answer is one of (also an Enum class, with their values, or a ``Literal``), in a column ``label``; a mapping has them
+    by the name of the column. Both are null where a row has no answer that fits.
 
     With ``out`` the answers are kept in that folder, and calling again asks only for what is missing; without, a call that
     is interrupted has to begin anew. ``progress``, ``on_row``, interrupts and warnings are as for :func:`run`; of a
@@ -297,8 +297,8 @@ def complete(
 
     Columns added: the fields, then ``status``, ``content``, ``reasoning``, ``tool_calls``, ``parsed``, ``finish_reason``,
     ``prompt_tokens``, ``completion_tokens``, ``cost``, ``error_message``; one whose name the frame has already gets ``answer_``
-    before it (of a field that is a warning). A row that could not be answered has the status ``failed`` and says why in
-    ``error_message``.
+    before it, then ``_2``, ``_3`` after it too (of a field that is a warning). A row that could not be answered has the status
+    ``failed`` and says why in ``error_message``.
 
     :raises JobError, InputError, EndpointError, FolderError: before anything was sent.
     :raises RunStopped: if the run stopped before every row had its answer.

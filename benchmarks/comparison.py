@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,17 +37,16 @@ class Peer(NamedTuple):
 
 
 _PEERS = (
-    Peer("with_saturate", "saturate", 8),
-    Peer("with_openai", "openai", 12),
-    Peer("with_cookbook", "aiohttp", 2, "in the manner of OpenAI's cookbook"),
-    Peer("with_aiohttp", "aiohttp", 2, "as lean as it can be"),
+    Peer("with_saturate", "saturate", 12),
+    Peer("with_openai", "openai", 20),
+    Peer("with_cookbook", "aiohttp", 1.5, "in the manner of OpenAI's cookbook"),
 )
+_BARE = Peer("with_aiohttp", "aiohttp", 1, "as lean as it can be")
 
 
 def peers(shop: Workshop) -> list[Figure]:
     """CPU of a row beside that of other ways to ask; needs ``make bench-peers``."""
-    if missing := [peer.script for peer in _PEERS if not peer.python.exists()]:
-        raise Refused(f"not installed: {', '.join(missing)}; `make bench-peers` does that")
+    _require(_PEERS)
     rows = shop.size(_ROWS)
     ours: list[float] = []
     theirs: dict[Peer, list[float]] = {peer: [] for peer in _PEERS}
@@ -65,14 +65,55 @@ def peers(shop: Workshop) -> list[Figure]:
     return found
 
 
-def _ask(shop: Workshop, target: Running, peer: Peer, rows: int) -> float:
+def bare(shop: Workshop) -> list[Figure]:
+    """CPU of a row over that of a bare loop that keeps nothing, one after the other; needs ``make bench-peers``."""
+    _require((_BARE,))
+    found = []
+    with quick() as target:
+        for rows, connections, goal, stretch in ((20_000, 64, 0.65, 0.5), (200_000, 256, 0.55, 0.4)):
+            rows = shop.size(rows)
+            found += _over_bare(shop, target, rows, connections, (goal, stretch), runs=5 if rows < 100_000 else 3)
+        found += _over_bare(shop, target, shop.size(_ROWS), _CONNECTIONS, (0.8, None), runs=3, streams=True)
+    return found
+
+
+def _over_bare(
+    shop: Workshop,
+    target: Running,
+    rows: int,
+    connections: int,
+    goals: tuple[float, float | None],
+    *,
+    runs: int,
+    streams: bool = False,
+) -> list[Figure]:
+    ours, theirs = [], []
+    for _ in shop.runs(runs):
+        more = ("--set", "endpoint.stream=true") if streams else ()
+        ours.append(1e6 * shop.ask(target, rows, connections, more=more).cpu_s / rows)
+        theirs.append(_ask(shop, target, _BARE, rows, connections, *(("stream",) if streams else ())))
+    what = f"{rows:,} rows, {connections:,} connections{', streamed, 100 events an answer' if streams else ''}"
+    ratios = [one / other for one, other in zip(ours, theirs, strict=True)]
+    return [
+        Figure(f"{what}: over the bare loop", "× its CPU of a row", ratios, *goals, target=target.name),
+        Figure("batchflex", "µs of CPU a row", ours),
+        Figure(_BARE.version(), "µs of CPU a row", theirs),
+    ]
+
+
+def _require(peers: Sequence[Peer]) -> None:
+    if missing := [peer.script for peer in peers if not peer.python.exists()]:
+        raise Refused(f"not installed: {', '.join(missing)}; `make bench-peers` does that")
+
+
+def _ask(shop: Workshop, target: Running, peer: Peer, rows: int, connections: int = _CONNECTIONS, *more: str) -> float:
     """µs of CPU a row, of the whole process."""
     source, out = shop.rows(rows), shop.fresh("peer")
     command = [str(peer.python), str(_FOLDER / f"{peer.script}.py"), str(source), target.base_url, str(out)]
     target.reset()
     env = environment()
     del env["PYTHONPATH"]
-    spent = measure([*command, str(_CONNECTIONS)], env)
+    spent = measure([*command, str(connections), *more], env)
     agree(rows, rows, target, _written(out))
     return 1e6 * spent.cpu_s / rows
 

@@ -44,7 +44,7 @@ def resume_large(shop: Workshop) -> list[Figure]:
         return [
             Figure(f"finished, {rows:,} rows: until the exit", "s", [e.wall_s for e in again], 15, 5, note=note),
             Figure("peak", "MB of RSS", [each.peak_mb for each in again], 1024, note=note),
-            Figure(f"half-done, {rows:,} rows: first request after start", "s", [each.seconds for each in begun], 20,
+            Figure(f"half-done, {rows:,} rows: first request after start", "s", [each.seconds for each in begun], 5, 2,
                    note=note, target=target.name),
             Figure("peak until then", "MB of RSS", [each.peak_mb for each in begun], note=note),
         ]  # fmt: skip

@@ -22,7 +22,8 @@ class Refused(Exception):
 
 
 class Spent(NamedTuple):
-    """What a process cost, from its start to its end. ``began`` is a moment of the monotonic clock."""
+    """What a process cost, with those it started, from its start to its end. ``began`` is a moment of the monotonic clock,
+    ``resident_kb`` the most that all had at one time, as far as a look every 0.1 s shows, or the first alone."""
 
     began: float
     wall_s: float
@@ -97,13 +98,39 @@ def measure(command: Sequence[str], env: Mapping[str, str] | None = None, said: 
     with tempfile.TemporaryFile() as complaints:
         began = time.monotonic()
         process = start(command, env, said, complaints)
-        usage = _await(process)
+        with _Family(process.pid) as family:
+            usage = _await(process)
         wall_s = time.monotonic() - began
         if process.returncode != 0:
             complaints.seek(0)
             last = complaints.read().decode(errors="replace").strip().rpartition("\n")[2]
             raise Refused(f"a client ended with {process.returncode}, saying {last!r}: {' '.join(command)}")
-    return Spent(began, wall_s, usage.ru_utime + usage.ru_stime, usage.ru_maxrss, _resident_kb())
+    return Spent(began, wall_s, usage.ru_utime + usage.ru_stime, max(usage.ru_maxrss, family.most_kb), _resident_kb())
+
+
+class _Family:
+    """Watches how much memory a process and its children have."""
+
+    def __init__(self, pid: int) -> None:
+        self.most_kb = 0
+        self._pid = pid
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> _Family:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._ended.wait(0.1):
+            with contextlib.suppress(OSError):
+                children = Path(f"/proc/{self._pid}/task/{self._pid}/children").read_text().split()
+                if children:
+                    self.most_kb = max(self.most_kb, sum(map(_resident_kb, (self._pid, *children))))
 
 
 def _await(process: subprocess.Popen[bytes]) -> resource.struct_rusage:
@@ -122,6 +149,6 @@ def _await(process: subprocess.Popen[bytes]) -> resource.struct_rusage:
     return usage
 
 
-def _resident_kb() -> int:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
+def _resident_kb(pid: object = "self") -> int:
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") // 1024

@@ -38,6 +38,7 @@ _RESULTS = Path(__file__).with_name("results.json")
 
 CASES: dict[str, Callable[[Workshop], list[Figure]]] = {
     "cpu": asking.cpu,
+    "limited": asking.limited,
     "ideal": asking.ideal,
     "memory": asking.memory,
     "first": starting.first,
@@ -54,10 +55,11 @@ CASES: dict[str, Callable[[Workshop], list[Figure]]] = {
     "resume10m": finished.resume_large,
     "exports10m": exports.exports_large,
     "nightly10m": nightly.nightly,
+    "bare": comparison.bare,
     "peers": comparison.peers,
 }
 # These take long, or need more than batchflex: only when named.
-APART = {"resume10m", "exports10m", "nightly10m", "peers", "prefixes"}
+APART = {"resume10m", "exports10m", "nightly10m", "bare", "peers", "prefixes"}
 
 
 def measure_case(name: str, shop: Workshop, kept: Path | None) -> bool:

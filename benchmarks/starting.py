@@ -31,7 +31,7 @@ def first(shop: Workshop) -> list[Figure]:
             command = shop.command(source, out, target.base_url, 256)
             many.append(shop.first_request(target, command, _PATIENCE_S).seconds)
     return [
-        Figure("first request after start, 1 row", "s", one, 0.5, target=target.name),
+        Figure("first request after start, 1 row", "s", one, 0.3, 0.2, target=target.name),
         Figure(f"first request after start, {rows:,} rows of JSONL", "s", many, 1.0, target=target.name,
                note="rows of 250 bytes; then the client is killed"),
     ]  # fmt: skip

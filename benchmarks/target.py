@@ -2,8 +2,9 @@
 
     python benchmarks/target.py [--port 0] [--latency SECONDS] [--tls CERT KEY] [--forever]
 
-Prints one line of JSON with its port and ends with its standard input, so that it never outlives its parent. Every answer is
-the same 1.2 KB. ``GET /stats`` gives :class:`Stats` as JSON, ``POST /reset`` forgets it, ``GET /v1/models`` lists the model.
+Prints one line of JSON with its port and ends with its standard input, so that it never outlives its parent. Answers have
+1.2 KB, and a thousand different texts, so that they are not compressed to nothing. ``GET /stats`` gives :class:`Stats` as JSON,
+``POST /reset`` forgets it, ``GET /v1/models`` lists the model. A request with ``"stream":true`` gets a hundred events.
 Requests need a content-length and are answered one at a time on a connection.
 """
 
@@ -16,18 +17,28 @@ import dataclasses
 import gc
 import json
 import os
+import random
 import resource
 import ssl
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 loop_runner: Any = asyncio.run
 with contextlib.suppress(ImportError):
     from uvloop import run as loop_runner
 
-_COMPLETION = {
+_WORDS = """
+about after answer because before better boils change clean could customer delivered different easily every expected few
+filter found given handle however kettle kitchen later light little looks made morning much never noise old only order other
+people plain plastic positive price quality quickly quiet rather really replaced same says second seems service should small
+something steam still storage surface taste than their thing think though time tone under until useful very warm water week
+well when which while without words works would year
+"""
+_TEXTS = 1_000
+_COMPLETION: dict[str, Any] = {
     "id": "chatcmpl-0123456789abcdef0123456789abcdef",
     "object": "chat.completion",
     "created": 1_760_000_000,
@@ -43,6 +54,24 @@ _COMPLETION = {
     "usage": {"prompt_tokens": 210, "completion_tokens": 176, "total_tokens": 386},
 }
 COMPLETION = json.dumps(_COMPLETION, separators=(",", ":"))
+
+
+def _completions() -> list[str]:
+    """As :data:`COMPLETION`, each with a text of its own, always the same ones."""
+    chance = random.Random(1)
+    made = []
+    for number in range(_TEXTS):
+        text = f"{'positive' if number % 3 else 'negative'}. " + " ".join(chance.choices(_WORDS.split(), k=128))
+        choice = _COMPLETION["choices"][0]
+        message = choice["message"] | {"content": text}
+        answer = _COMPLETION | {
+            "id": f"chatcmpl-{chance.getrandbits(128):032x}",
+            "choices": [choice | {"message": message}],
+        }
+        made.append(json.dumps(answer, separators=(",", ":")))
+    return made
+
+
 MODELS = '{"object":"list","data":[{"id":"m","object":"model"}]}'
 
 
@@ -53,7 +82,30 @@ def _whole(body: str, status: str = "200 OK") -> bytes:
     return (head + body).encode()
 
 
-_ANSWER, _MODELS, _UNKNOWN = _whole(COMPLETION), _whole(MODELS), _whole("{}", "404 Not Found")
+def _streamed(completion: str, chunks: int = 100) -> list[bytes]:
+    """The same answer as events, each in a chunk of its own; in ten pieces, to be sent one after the other."""
+    whole = json.loads(completion)
+    text = whole["choices"][0]["message"]["content"]
+    step = -(-len(text) // chunks)
+    deltas = [{"content": text[at : at + step]} for at in range(0, len(text), step)]
+    events = [_event(whole, [{"index": 0, "delta": delta, "finish_reason": None}]) for delta in deltas]
+    events.append(_event(whole, [{"index": 0, "delta": {}, "finish_reason": "stop"}]))
+    events += [_event(whole, [], usage=whole["usage"]), "data: [DONE]\n\n"]
+    framed = [f"{len(event):x}\r\n{event}\r\n".encode() for event in events]
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+    each = -(-len(framed) // 10)
+    pieces = [b"".join(framed[at : at + each]) for at in range(0, len(framed), each)]
+    return [head + pieces[0], *pieces[1:-1], pieces[-1] + b"0\r\n\r\n"]
+
+
+def _event(whole: dict[str, Any], choices: list[Any], **more: Any) -> str:
+    made = {name: whole[name] for name in ("id", "created", "model")} | {"object": "chat.completion.chunk"}
+    return "data: " + json.dumps(made | {"choices": choices} | more, separators=(",", ":")) + "\n\n"
+
+
+_TEXT = _completions()
+_ANSWERS, _STREAMS = tuple(map(_whole, _TEXT)), [_streamed(text) for text in _TEXT[:100]]
+_MODELS, _UNKNOWN = _whole(MODELS), _whole("{}", "404 Not Found")
 
 
 @dataclasses.dataclass
@@ -108,6 +160,7 @@ class Connection(asyncio.Protocol):
         self.target = target
         self.buffer = b""
         self.counted: Stats | None = None
+        self.streams = False
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
@@ -124,6 +177,7 @@ class Connection(asyncio.Protocol):
             return
         self.buffer = buffer[end + 4 + length :]
         if head.startswith(b"post /v1/chat/completions "):
+            self.streams = b'"stream":true' in buffer or b'"stream": true' in buffer
             self.asked()
         else:
             self.asked_elsewhere(head)
@@ -151,9 +205,17 @@ class Connection(asyncio.Protocol):
         stats.answers += 1
         if self.transport.is_closing():
             return
-        self.transport.write(_ANSWER)
+        if self.streams:
+            self.send_on(iter(_STREAMS[stats.answers % len(_STREAMS)]))
+        else:
+            self.transport.write(_ANSWERS[stats.answers % _TEXTS])
         stats.last_answer_at = now = time.monotonic()
         self.target.taken_s += now - arrived
+
+    def send_on(self, pieces: Iterator[bytes]) -> None:
+        if (piece := next(pieces, None)) is not None and not self.transport.is_closing():
+            self.transport.write(piece)
+            asyncio.get_running_loop().call_soon(self.send_on, pieces)
 
     def asked_elsewhere(self, head: bytes) -> None:
         if head.startswith(b"get /stats "):

@@ -61,18 +61,25 @@ class Workshop:
         shutil.rmtree(path, ignore_errors=True)
         return path
 
-    def command(self, source: Path, out: Path, base_url: str, concurrency: int) -> list[str]:
+    def command(self, source: Path, out: Path, base_url: str, concurrency: int | str) -> list[str]:
         start = [sys.executable, "-m", "batchflex", "run", str(source), "--base-url", base_url, "--model", "m"]
         return [*start, "--out", str(out), "--concurrency", str(concurrency), "--quiet"]
 
-    def ask(self, target: Running, rows: int, concurrency: int, env: Mapping[str, str] | None = None) -> Spent:
-        """A whole run from an empty folder.
+    def ask(
+        self,
+        target: Running,
+        rows: int,
+        concurrency: int | str,
+        env: Mapping[str, str] | None = None,
+        more: Sequence[str] = (),
+    ) -> Spent:
+        """A whole run from an empty folder, with ``more`` options.
 
         :raises Refused: if the target did not serve just these rows, or the results do not hold just them.
         """
         source, out = self.rows(rows), self.fresh("out")
         target.reset()
-        spent = measure(self.command(source, out, target.base_url, concurrency), env)
+        spent = measure([*self.command(source, out, target.base_url, concurrency), *more], env)
         self.check(target, out, rows)
         shutil.rmtree(out)
         return spent

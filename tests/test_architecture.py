@@ -35,7 +35,7 @@ PURE = {
         "failure_text finish_reasons json_answers json_values loose_json openai_batch parameters pydantic_models "
         "rate_limit_headers reask response_headers route routes"
     ),
-    "attachments": "errors options tokens",
+    "attachments": "errors file_hosts options tokens",
     "config": (
         "choices commented_job dated_path diff durations endpoint_section fields job_checks mistake_messages "
         "notify_sections parameter_tables partial_job path_variables run_outcomes score_sections secrets_check sections "
@@ -49,11 +49,11 @@ PURE = {
     ),
     "results": "answer_columns splitting",
     "scoring": (
-        "agreement clusters comparison extract ledger many_tests paper_tables power spending stats student_t summary "
-        "sweep_comparison"
+        "agreement clusters comparison extract ledger many_tests paper_tables power readable score_text spending stats student_t "
+        "summary sweep_comparison"
     ),
-    "engine": "budget estimate failure_limit telemetry",
-    "display": "run_html run_text score_text",
+    "engine": "budget estimate failure_limit host_health telemetry",
+    "display": "run_html run_text",
     "report": "canvas charts sections speed timeline headline",
     "notify": "messages",
     "schedule": "cron_expression crontab kubernetes launch next_times systemd",
@@ -155,9 +155,9 @@ def test_journal_and_parts_do_not_know_of_each_other() -> None:
         }
 
 
-def test_only_the_client_its_transport_and_the_webhook_know_httpx() -> None:
+def test_only_what_talks_to_servers_knows_httpx() -> None:
     """The webhook sends from a thread beside a run or after it, where an event loop's connections are of no use."""
-    here = ("client", "transport", "connection", "http1")
+    here = ("client", "transport", "connection", "http1", "file_fetcher")
     assert users_of("httpx") == {*(f"endpoint.{name}" for name in here), "notify.webhook"}
 
 
@@ -213,6 +213,7 @@ def test_only_the_command_line_reads_its_arguments_and_ends_the_process() -> Non
     assert {module.partition(".")[0] for module in users_of("argparse")} == {"cli"}
     assert {module for module in MODULES if calls(module, {"add_argument"})} == {"cli.options"}
     assert {module for module in MODULES if calls(module, {"exit", "_exit"})} <= {
+        "cli.interrupts",
         "cli.main",
         "cli.options",
         "cli.verbs_run",

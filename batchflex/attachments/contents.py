@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import codecs
 import hashlib
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -13,6 +15,7 @@ from . import documents, images
 from .errors import FileFault
 
 MOST_BYTES = 64 << 20
+_PAGES = ("text/html", "application/xhtml+xml")
 _CHANGED = "has changed since it was planned; run the same command again to send it as it is now"
 
 
@@ -35,21 +38,53 @@ def read(path: Path) -> bytes:
     return data
 
 
-def content_of(file: Attachment) -> bytes:
+class RemoteFile(NamedTuple):
+    """What came from the URL of a remote file; ``type`` and ``charset`` are as its server says, empty if it does not."""
+
+    data: bytes
+    type: str = ""
+    charset: str = ""
+
+
+def content_of(file: Attachment, fetched: RemoteFile | None = None) -> bytes:
     """What takes the place of a file's token in a body: the data URL of an image, or a text, written as inside of a JSON string.
-    Blocks.
+    Of a remote file that is what was ``fetched``. Blocks.
 
     :raises FileFault: if the file is not what was planned any more, or cannot be made into that; with its name.
     """
     if file.fault is not None:
         raise FileFault(file.fault)
     try:
+        if fetched is not None:
+            return _made_of(fetched, file)
         data = read(Path(file.path))
         if hashlib.sha256(data).hexdigest() != file.sha256:
             raise FileFault(_CHANGED)
         return _made(data, file)
     except FileFault as fault:
-        raise FileFault(f"{file.name!r:.200} {fault}") from None
+        raise named(file, fault) from None
+
+
+def named(file: Attachment, fault: FileFault) -> FileFault:
+    """What is wrong with a file, as a sentence."""
+    return FileFault(f"{file.name!r:.200} {fault}")
+
+
+def _made_of(fetched: RemoteFile, file: Attachment) -> bytes:
+    if fetched.charset and file.kind == "file_text" and not any(name == "encoding" for name, _ in file.options):
+        try:
+            said = codecs.lookup(fetched.charset).name
+            b"".decode(said)
+        except (LookupError, ValueError):
+            pass  # what is no encoding says nothing
+        else:
+            if not documents.has_mark(fetched.data):
+                file = msgspec.structs.replace(file, options=(*file.options, ("encoding", said)))
+    try:
+        return _made(fetched.data, file)
+    except FileFault as fault:
+        is_page = fetched.type in _PAGES and file.kind != "file_text"
+        raise FileFault(f"{fault}; its server sent a web page ({fetched.type})" if is_page else str(fault)) from None
 
 
 def _made(data: bytes, file: Attachment) -> bytes:

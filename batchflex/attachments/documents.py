@@ -120,6 +120,11 @@ def _joined(pages: Iterable[str], most: int | None) -> str:
     return _BETWEEN_PAGES.join(texts)
 
 
+def has_mark(data: bytes) -> bool:
+    """Whether a text says by a byte order mark how it is encoded."""
+    return any(data.startswith(mark) for mark, _ in _BOMS)
+
+
 def file_text(data: bytes, encoding: str | None, most: int | None) -> str:
     """The text of a text file, as UTF-8, or as its byte order mark says, or in the encoding given; at most so many characters.
 

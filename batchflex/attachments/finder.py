@@ -7,7 +7,6 @@ import importlib.util
 import time
 from collections.abc import Collection, Iterable
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import msgspec
 
@@ -15,13 +14,15 @@ from ..core import Attachment, AttachmentKind, MissingExtra
 from . import documents, images, tokens
 from .contents import read
 from .errors import FileFault
+from .file_hosts import FileHosts, fault_of_url, host_of, shown
 from .options import Use
 
 _TOKENS_A_PAGE = 800
 _CHARS_A_TOKEN = 4
+_PAGES_OF_REMOTE = 10  # nobody knows before it is there
+_TOKENS_OF_REMOTE = _PAGES_OF_REMOTE * _TOKENS_A_PAGE
 _REMEMBERED = 200_000  # files of which it is known what is in them, some 400 bytes each
 _LIBRARIES = {"image": ("PIL", "Pillow"), "pdf_text": ("pypdf", "pypdf")}
-_SECOND_NAME = {"image": "an image", "pdf_text": "the text of a PDF document", "file_text": "the text of a file"}
 
 
 def require(kinds: Collection[str]) -> None:
@@ -51,14 +52,15 @@ class FileFacts(msgspec.Struct, frozen=True, gc=False, tag="attached", tag_field
 
 class Finder:
     """Finds the files of rows below ``root``, or below the folder of the input that names them, if that is ``None``. Hidden ones
-    are not sent, nor is the ``secret`` file, which has keys in it.
+    are not sent, nor is the ``secret`` file, which has keys in it. Remote ones are those of ``hosts``.
 
     A file is read once as long as it stays as it is. ``read`` are those that were read since it was emptied last, each with the
     time, in ns, when it was looked at before that; ``bytes_read`` are those of all of them.
     """
 
-    def __init__(self, root: Path | None = None, secret: Path | None = None) -> None:
+    def __init__(self, root: Path | None = None, secret: Path | None = None, hosts: FileHosts | None = None) -> None:
         self._root = root
+        self._hosts = hosts or FileHosts()
         self._secret = None if secret is None else secret.resolve()
         self._known: dict[tuple[str, str], FileFacts] = {}
         self._roots: dict[Path, Path] = {}
@@ -70,18 +72,20 @@ class Finder:
         self._known |= {(each.path, each.use): each for each in facts}
 
     def find(self, use: Use, beside: Path) -> Attachment | str:
-        """The file of a use, with its hash, or what is wrong with it; of a remote image its URL. ``beside`` is the folder of the
-        input. Reads the file; asks no network."""
+        """The file of a use, with its hash, or what is wrong with it; of an image that the server fetches its URL. ``beside`` is
+        the folder of the input. Reads the file; asks no network."""
+        is_remote = bool(_scheme(use.path))
+        name = shown(use.path) if is_remote else use.path
         try:
-            if (url := _remote(use)) is not None:
-                return url
+            if is_remote:
+                return use.path if _passed_on(use) else self._remote(use, name)
             path = self._located(use.path, beside)
             facts = self._facts(path, use)
             if facts.fault is not None:
                 raise FileFault(facts.fault)
         except FileFault as fault:
             token = tokens.token_without_file(use)
-            return Attachment(token, use.kind, use.path, options=use.options, fault=f"{use.path!r:.200} {fault}")
+            return Attachment(token, use.kind, name, options=use.options, fault=f"{name!r:.200} {fault}")
         return Attachment(
             tokens.token(use, facts.sha256),
             use.kind,
@@ -91,6 +95,19 @@ class Finder:
             facts.bytes,
             _tokens(use, facts),
             use.options,
+        )
+
+    def _remote(self, use: Use, name: str) -> Attachment:
+        """A file that is fetched when it is sent. Whether it may be is not part of what it is known by."""
+        refusal = self._hosts.refusal(*host_of(use.path))
+        return Attachment(
+            tokens.token_of_url(use),
+            use.kind,
+            name,
+            tokens=_tokens_of_remote(use),
+            options=use.options,
+            fault=None if refusal is None else f"{name!r:.200} {refusal}",
+            url=use.path,
         )
 
     def _located(self, text: str, beside: Path) -> Path:
@@ -130,31 +147,28 @@ class Finder:
         return found
 
 
-def _remote(use: Use) -> str | None:
-    """The URL of an image that the server is to fetch; ``None`` of a local file."""
-    text = use.path
-    scheme = text.partition(":")[0].lower() if "://" in text or text[:5].lower() == "data:" else ""
-    if not scheme:
-        return None
-    if use.kind != "image":
-        raise FileFault(f"is remote, and {_SECOND_NAME[use.kind]} is read here; download it first, and name the file")
-    is_image = (
-        text[:11].lower() == "data:image/" if scheme == "data" else scheme in ("http", "https") and _has_host(text)
-    )
-    if not is_image:
-        raise FileFault("is no address of an image that a server can fetch (http:// or https://); download it first")
-    if use.option("max_side") is not None:
-        raise FileFault(
-            "is fetched by the server, so that it cannot be made smaller here; leave out max_side, or download it first"
-        )
-    return text
+def _passed_on(use: Use) -> bool:
+    """Whether this is an image that the server is to fetch, or that is in the URL itself.
+
+    :raises FileFault: if it is none, nor what can be fetched here.
+    """
+    text, scheme = use.path, _scheme(use.path)
+    if scheme == "data":
+        if use.kind != "image" or text[:11].lower() != "data:image/":
+            raise FileFault("is no address of a file; what a data: URL has in it can be put in if it is an image")
+        if use.option("max_side") is not None:
+            raise FileFault(
+                "is in its URL itself, so that it cannot be made smaller; write it into a file, and name that"
+            )
+        return True
+    if (fault := fault_of_url(text)) is not None:
+        raise FileFault(f"{fault}; download it first, and name the file")
+    return use.kind == "image" and use.option("max_side") is None
 
 
-def _has_host(text: str) -> bool:
-    try:
-        return bool(urlsplit(text).hostname) and text.isprintable() and " " not in text
-    except ValueError:
-        return False
+def _scheme(text: str) -> str:
+    """That of a URL; empty of a path."""
+    return text.partition(":")[0].lower() if "://" in text or text[:5].lower() == "data:" else ""
 
 
 def _read(path: Path, kind: AttachmentKind, signature: tuple[int, int, int, int]) -> FileFacts:
@@ -169,6 +183,17 @@ def _read(path: Path, kind: AttachmentKind, signature: tuple[int, int, int, int]
     except FileFault as fault:
         return FileFacts(str(path), kind, signature, fault=str(fault))
     return FileFacts(str(path), kind, signature, hashlib.sha256(data).hexdigest(), len(data), width, height, pages)
+
+
+def _tokens_of_remote(use: Use) -> int:
+    """The same of a file of which nothing is known but its URL: a guess, at most what its options allow."""
+    side, chars, pages = use.option("max_side"), use.option("max_chars"), use.option("pages")
+    if use.kind == "image":
+        return images.Size(side, side).tokens if isinstance(side, int) else 0
+    guess = _TOKENS_OF_REMOTE
+    if use.kind == "pdf_text" and pages is not None:
+        guess = _TOKENS_A_PAGE * documents.pages_read(_PAGES_OF_REMOTE, str(pages))
+    return min(guess, chars // _CHARS_A_TOKEN + 1) if isinstance(chars, int) else guess
 
 
 def _tokens(use: Use, facts: FileFacts) -> int:

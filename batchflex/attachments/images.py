@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from PIL.ImageFile import ImageFile
 
-MOST_PIXELS = 100_000_000  # a decoded image takes up to four bytes a pixel, and what is made of it again
+MOST_PIXELS = 50_000_000  # a decoded image takes up to four bytes a pixel, and what is made of it again
+MOST_JPEG_PIXELS = 100_000_000  # which can be decoded at a fraction of its size
 _LARGE_PIXELS = 16_000_000
 _LARGE = threading.Lock()  # so large ones are decoded one at a time
 _QUALITY = 90
@@ -119,10 +120,12 @@ def _opened(data: bytes) -> tuple[ImageFile, _Format]:
     except Exception as error:
         raise FileFault(_damaged(error)) from None
     width, height = image.size
-    if width * height > MOST_PIXELS:
+    most = MOST_JPEG_PIXELS if kind is _JPEG else MOST_PIXELS
+    if width * height > most:
         image.close()
+        other = "" if kind is _JPEG else f", or a JPEG (up to {MOST_JPEG_PIXELS // 1_000_000} million)"
         raise FileFault(
-            f"has {width:,} × {height:,} pixels, and more than {MOST_PIXELS // 1_000_000} million are too many; make it smaller"
+            f"has {width:,} × {height:,} pixels, and more than {most // 1_000_000} million are too many; make it smaller{other}"
         )
     return image, kind
 

@@ -27,6 +27,11 @@ def token_without_file(use: Use) -> str:
     return _token(use, f"unreadable={hashlib.blake2b(use.path.encode(errors='replace'), digest_size=16).hexdigest()}")
 
 
+def token_of_url(use: Use) -> str:
+    """For a remote file: it is known by its URL, as nothing is fetched before it is sent."""
+    return _token(use, f"url={hashlib.sha256(use.path.encode(errors='replace')).hexdigest()}")
+
+
 def _token(use: Use, what: str) -> str:
     options = "".join(f" {name}={value}" for name, value in use.options if name not in _APART)
     return f"<batchflex:{use.kind} {what}{options}>"
@@ -54,6 +59,8 @@ def _described(file: Attachment) -> str:
     if file.fault is not None:
         return f"<{file.kind} {name}: cannot be sent>"
     options = "".join(f", {option} = {value}" for option, value in file.options if option not in _APART)
+    if file.url:
+        return f"<{file.kind} {name}{options}, fetched when this is sent>"
     return f"<{file.kind} {name}{options}, {_size(file.size)}, sha256 {file.sha256[:12]}…>"
 
 

@@ -45,7 +45,7 @@ def made(options: argparse.Namespace, ask: Ask | None) -> JobFile:
     spec = options.spec or _input(ask)
     if is_job_file(spec):
         raise JobError(f"{spec} is a job file already; init makes one for an input")
-    sample = sample_of(spec, _format(settings))
+    sample = sample_of(spec, _said_of_input(settings))
     if sample.rows and ask is not None:
         output.say(f"  {_described(sample)}")
     if not sample.has_requests and "prompt.user" not in given and "prompt.messages" not in given:
@@ -211,6 +211,7 @@ def _tables(
     own: dict[str, Any] = {"path": _relative(spec, path)}
     if sample.id_column is not None and is_new:  # what was asked by the command line alone has no such ids
         own["id"] = sample.id_column
+    own |= sample.dialect
     if has_prompt:
         own["carry"] = "*"
     job: dict[str, Any] = {"name": _name(str(path.with_suffix("")))}
@@ -266,8 +267,8 @@ def _name(spec: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", plain).strip("-._")[:100] or "job"
 
 
-def _format(settings: Sequence[tuple[str, Any]]) -> str:
-    return str(dict(settings).get("input.format", "auto"))
+def _said_of_input(settings: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    return {place.removeprefix("input."): value for place, value in settings if place.startswith("input.")}
 
 
 def _fields(names: Sequence[str]) -> dict[str, Any]:

@@ -6,20 +6,15 @@ from __future__ import annotations
 import argparse
 import datetime
 import os
-import signal
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..core import (
     BatchflexError,
     FolderBusy,
     RunStopped,
-    Signalled,
     StorageError,
     __version__,
-    ending,
-    raising,
 )
 
 if TYPE_CHECKING:
@@ -30,13 +25,6 @@ def is_asked_for(words: Sequence[str]) -> bool:
     """Whether a command line asks for JSON, be it otherwise right or not."""
     options = words[: words.index("--")] if "--" in words else words
     return "--json" in options
-
-
-@contextmanager
-def signals_raised() -> Iterator[None]:
-    """SIGTERM and SIGHUP end the command as Ctrl-C does, so that it can still say what became of it."""
-    with raising([number for number in ending() if number != signal.SIGINT], Signalled):
-        yield
 
 
 def failure(

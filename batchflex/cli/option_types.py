@@ -37,11 +37,23 @@ def share(text: str) -> float:
     return number
 
 
+def correlation(text: str) -> float:
+    number = _number(text)
+    if number is None or not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"must be a number from 0 to 1, such as 0.2; found {text!r:.80}")
+    return number
+
+
 def _number(text: str) -> float | None:
     try:
         return float(text)
     except ValueError:
         return None
+
+
+def schedule_kind(text: str) -> str:
+    """The crontab goes by the name of what reads it, and Kubernetes by its long one, too."""
+    return {"cron": "crontab", "kubernetes": "k8s"}.get(text, text)
 
 
 def names(text: str) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any, get_args
 from ..config import Occasion
 from ..core import __version__
 from .option_parser import Parser, refuse_unknown
-from .option_types import above_0, labels, names, path, path_text, positive, share, wait_s
+from .option_types import above_0, correlation, labels, names, path, path_text, positive, schedule_kind, share, wait_s
 
 _ABOUT = """\
 Ask a language model many questions, and get a Parquet table of the answers.
@@ -206,10 +206,11 @@ def _add_verbs_of_runs(verbs: _Verbs) -> None:
                      that the rows there are can show
         --expect P   the accuracy that is expected of both sides (0.5, which takes most rows)
         --like OUT   or: take the variance from the scores of an earlier run, or a sweep point of it: OUT@prompt=bare
-        --score NAME  of that run, this score (its first)
+        --icc R      how alike rows of one cluster are, where the score names a cluster: 0 not at all, 1 all the same
+        --score NAME  of that run, this score (its first); without --like, the one of the job whose cluster counts
         --power P    the probability to find such a difference (0.8)
     """, {
-        "detect": {"type": above_0}, "expect": {"type": share}, "like": {"type": path_text},
+        "detect": {"type": above_0}, "expect": {"type": share}, "icc": {"type": correlation}, "like": {"type": path_text},
         "power": {"type": share, "default": 0.8},
     })  # fmt: skip
     _add(plan, "--json  print it as one line of JSON")
@@ -349,9 +350,9 @@ def _add_verbs_of_setting_up(verbs: _Verbs) -> None:
         --at TIMES         times of the day: '02:00', '02:00,14:30', 'mon-fri 02:00'
         --cron EXPRESSION  five fields as in a crontab: '0 2 * * 1-5'; or '@daily'
     """)  # fmt: skip
-    kinds = {"dest": "kind", "choices": ["crontab", "systemd", "k8s"], "default": "crontab"}
+    kinds = {"dest": "kind", "choices": ["crontab", "systemd", "k8s"], "default": "crontab", "type": schedule_kind}
     _add(schedule, """
-        --as KIND       'crontab' (default), 'systemd' or 'k8s'
+        --as KIND       'crontab' (default; also 'cron'), 'systemd' or 'k8s'
         --tz ZONE       the time zone that the times are in, such as Europe/Berlin (the machine's)
         --out DIR       write the files into this folder instead of printing them
         --options TEXT  options of the run: --options='--deadline 5h --set limits.rpm=60'

@@ -9,7 +9,7 @@ import msgspec
 
 from ..attachments import described
 from ..config import Job, LimitsSection, changes, unbounded
-from ..core import Request, format
+from ..core import Request, format, one_line
 from ..display import run_text
 from ..endpoint import Contexts, Prices, TooLong, default_model, model_list_cache, resolve_all
 from ..engine import Estimate
@@ -25,7 +25,15 @@ class _Pass:
     """Counts in one pass over a plan what would be sent. With ``survey`` it also finds what has changed since ``done``."""
 
     def __init__(
-        self, plan: Plan, done: AnswerIndex, limits: LimitsSection, prices: Prices, contexts: Contexts, *, survey: bool
+        self,
+        plan: Plan,
+        done: AnswerIndex,
+        limits: LimitsSection,
+        prices: Prices,
+        contexts: Contexts,
+        *,
+        survey: bool,
+        look: Callable[[Request], object] | None = None,
     ) -> None:
         self.requests = self.faults = self.file_faults = 0
         self.first_file_fault: str | None = None
@@ -36,6 +44,9 @@ class _Pass:
         self.first_fault: str | None = None
         for block in plan.blocks():
             self.requests += len(block)
+            if look is not None:
+                for request in block:
+                    look(request)
             for request in done.sort_out(block, survey=survey):
                 if (fault := request.fault or unbounded(limits, request)) is not None:
                     self.faults += 1
@@ -51,9 +62,11 @@ class _Pass:
             self.example = self.left.first or self.example or next((r for r in block if r.fault is None), None)
 
 
-def forecast(job: Job, tell: Callable[[str], object] | None = None) -> dict[str, Any]:
+def forecast(
+    job: Job, tell: Callable[[str], object] | None = None, look: Callable[[Request], object] | None = None
+) -> dict[str, Any]:
     """Compare the whole plan with the output folder. Reads only; needs no key and no network. ``tell`` is called
-    with a sentence now and then if that takes long.
+    with a sentence now and then if that takes long, ``look`` with each request.
 
     Of the result ``files`` are sentences, if ``input.since`` says which count, and ``notes`` those about the rows.
     ``truncated`` are among the ``done``; ``changed`` counts answers whose requests the job would send differently now,
@@ -81,7 +94,7 @@ def forecast(job: Job, tell: Callable[[str], object] | None = None) -> dict[str,
         folder.parts, job.job.retry_failed, reasks=job.reasks, void=unsealed.void, pending=unsealed.outcomes
     )
     plan.answered = done.holds
-    found = _Pass(plan, done, job.limits, prices, contexts, survey=True)
+    found = _Pass(plan, done, job.limits, prices, contexts, survey=True, look=look)
     diff = done.diff()
     old = folder.read_job() if diff.changed else None
     if diff.changed and job.job.on_change == "keep":
@@ -219,8 +232,19 @@ def _detectable(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         samples = f" with {format.count(found['samples'], 'sample')} each" if found["samples"] > 1 else ""
         rows = format.count(found["items"], "row")
         yield "", f"the {rows} of this job{samples} show differences from {found['detectable']:.3g} on"
-    clustered = f", times {found['design_effect']:.2g} for its clusters" if found["design_effect"] > 1 else ""
+    clustered = f", times {found['design_effect']:.3g} for clusters" if found["design_effect"] > 1 else ""
     yield "", f"by {found['basis']}{clustered}"
+    if found["cluster"] is not None:
+        clusters = f"{format.count(found['clusters'], 'cluster')} by {one_line(found['cluster'])}"
+        if found["most_alike"] is None:
+            yield "", f"the rows are in {clusters}"
+        else:
+            yield "", f"the rows are in {clusters}, taken as independent of each other here: it takes more of them,"
+            yield (
+                "",
+                f"up to {found['most_alike']:.3g} times as many, the more alike those of a cluster are answered; "
+                "say how alike with --icc (0 to 1), or take it from a run, with --like",
+            )
 
 
 def _of_what_is_left(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

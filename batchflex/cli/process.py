@@ -9,6 +9,8 @@ import resource
 import sys
 from collections.abc import Iterator
 
+from . import interrupts
+
 _MOST_FILES = 1 << 20
 
 
@@ -34,12 +36,14 @@ def rare_garbage_collection() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def no_garbage_collection() -> Iterator[None]:
-    """Imports leave hardly any garbage, and looking for it takes as long as some of them."""
+def importing() -> Iterator[None]:
+    """For many imports: no signal raises within one; and as they leave hardly any garbage, none is looked for, which takes as
+    long as some of them."""
     enabled = gc.isenabled()
     gc.disable()
     try:
-        yield
+        with interrupts.held():
+            yield
     finally:
         if enabled:
             gc.enable()

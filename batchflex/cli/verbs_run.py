@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -12,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core import BatchflexError, JobError
-from . import output
+from . import interrupts, output
 from .job_options import as_init, is_job_file, job_of, log_settings, settings
-from .process import no_garbage_collection, rare_garbage_collection, spare_pandas
+from .process import importing, rare_garbage_collection, spare_pandas
 
 if TYPE_CHECKING:
     from ..config import Job
@@ -25,10 +26,11 @@ if TYPE_CHECKING:
 
 
 def run(options: argparse.Namespace) -> int:
-    with no_garbage_collection():
+    with importing():
         from ..api import execute
         from ..storage import Attempt, Folder
-    spare_pandas()
+
+        spare_pandas()
     with Attempt(None if options.out is None else Folder(Path(options.out))) as attempt:
         options.run_id, options.attempt = attempt.run_id, attempt
         try:
@@ -40,11 +42,12 @@ def run(options: argparse.Namespace) -> int:
 
 
 def retry(options: argparse.Namespace) -> int:
-    from ..config import parse_setting
-    from ..engine import retry_of
-    from ..storage import Attempt, Folder
+    with importing():
+        from ..config import parse_setting
+        from ..engine import retry_of
+        from ..storage import Attempt, Folder
 
-    spare_pandas()
+        spare_pandas()
     folder = Folder(options.out)
     with Attempt(folder) as attempt:
         options.run_id, options.attempt = attempt.run_id, attempt
@@ -108,7 +111,7 @@ def _send(
 ) -> int:
     """Do the work, watched and logged, once no other run holds the folder, as ``--wait`` and ``--skip`` say, and report it.
     Returns the exit code."""
-    with no_garbage_collection():
+    with importing():
         from ..core import FolderBusy
         from ..notify import Notifier
         from . import wait
@@ -140,35 +143,66 @@ def _send(
 
 
 def _finish(run: Run, job: Job, options: argparse.Namespace, logs: Logs, notifier: Notifier) -> int:
-    """Summary, notifications and report of a run that has ended. Returns the exit code."""
-    from ..display import run_text
+    """Summary, notifications and report of a run that has ended. Returns the exit code, which no signal changes any more: it
+    cuts short what is left."""
+    say_fault = logs.warn if logs.stderr_is_log else _say_fault
+    cut_short: KeyboardInterrupt | None = None
+    try:
+        interrupts.decided(run.exit_code)
+        _report_end(run, job, options, logs, notifier, say_fault)
+    except KeyboardInterrupt as error:
+        cut_short = error
+    with interrupts.held():
+        if cut_short is not None:
+            name = signal.Signals(getattr(cut_short, "exit_code", 130) - 128).name
+            say_fault(
+                f"{name} came when the run had ended: its report, and whom else it would have notified, are left out"
+            )
+        logs.ended(run)
+        if run.exit_code >= 128:
+            sys.stdout.flush()
+            os._exit(run.exit_code)  # a thread that still writes the table must not keep an interrupted run alive
+    return run.exit_code
 
-    state = logs.summary(run)
-    if options.json:
-        _show_summary(run.summary)
+
+def _report_end(
+    run: Run,
+    job: Job,
+    options: argparse.Namespace,
+    logs: Logs,
+    notifier: Notifier,
+    say_fault: Callable[[str], None],
+) -> None:
+    with interrupts.held():
+        from ..display import run_text
+
+        state = logs.summary(run)
+        if options.json:
+            _show_summary(run.summary)
     if logs.stderr_is_log:
         pass  # its last line says it
     elif not options.quiet:
         output.say(run_text.summary(state))
-        if options.verb == "run" and (command := as_init(options)) is not None:
+        if options.verb == "run" and _is_first(run) and (command := as_init(options)) is not None:
             output.say(f"  to keep this as a job file: {command}")
         _say_scores(run)
     elif run.unscored is not None:
         output.say(f"batchflex: {run.unscored}")
     elif state["message"]:
         output.say(f"batchflex: {state['job']} {state['status']}: {state['message']}")
-    say_fault = logs.warn if logs.stderr_is_log else _say_fault
     for fault in notifier.ended(run):
         say_fault(fault)
     if job.wants_report and run.exit_code < 128:
         _write_report(run, say_fault, quiet=options.quiet or logs.stderr_is_log)
     if not (logs.stderr_is_log or options.quiet) and run_text.not_ok(state):
         output.say(f"batchflex: {run_text.outcome(state)}")  # last, where no table of scores hides it
-    logs.ended(run)
-    if run.exit_code >= 128:
-        sys.stdout.flush()
-        os._exit(run.exit_code)  # a thread that still writes the table must not keep an interrupted run alive
-    return run.exit_code
+
+
+def _is_first(run: Run) -> bool:
+    """Whether no other run has begun in its folder."""
+    from ..storage import Folder
+
+    return all(line.get("run_id") == run.summary["run_id"] for line in Folder(run.out).past_runs())
 
 
 def _say_fault(text: str) -> None:
@@ -203,7 +237,7 @@ def _write_report(run: Run, say_fault: Callable[[str], None], *, quiet: bool) ->
 
 
 def _say_scores(run: Run) -> None:
-    from ..display import score_text
+    from ..scoring import score_text
 
     if run.scores is not None:
         output.say(score_text.text(run.scores, output.width()))

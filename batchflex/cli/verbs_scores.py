@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 def score(options: argparse.Namespace) -> int:
     from ..config import LogSection, load, parse_setting
-    from ..display import score_text
     from ..engine import evaluate, on_a_loop
+    from ..scoring import score_text, scores_file
     from ..storage import Folder
     from .logs import Logs
 
@@ -40,6 +40,8 @@ def score(options: argparse.Namespace) -> int:
     if not specs:
         raise JobError(f"there is no [[score]] in {options.spec or folder.job}; name a job file that has some")
     specs = [_with_options(spec, options) for spec in specs]
+    if options.baseline is not None:
+        scores_file.require_baselines(job, specs)
     if options.output is not None:
         _require_table(options.output, folder, ("md", "tex", "csv", "parquet", "jsonl"))
     if options.so_far:
@@ -120,8 +122,7 @@ def _write(text: str, path: Path) -> None:
 
 def _agreement(options: argparse.Namespace) -> int:
     """How far two folders have the same values in some columns; no scores are needed."""
-    from ..display import score_text
-    from ..scoring import agreement_on, comparison_sides
+    from ..scoring import agreement_on, comparison_sides, score_text
 
     if options.other is None:
         raise JobError("--on compares two folders, or two sweep points: name both, A and B")
@@ -137,14 +138,29 @@ def _agreement(options: argparse.Namespace) -> int:
     return 0
 
 
+def _bring_up_to_date(names: Sequence[str]) -> None:
+    """Sides are compared by labels as the input has them now, and scores of these. Nothing is sent."""
+    from ..engine import evaluate, on_a_loop
+    from ..scoring import comparison_sides
+    from ..storage import Folder
+
+    for path in comparison_sides.folders_of(names):
+        folder = Folder(path)
+        if folder.exists():
+            refresh(folder, scores=True)
+            with rare_garbage_collection():
+                if on_a_loop(partial(evaluate.again, folder)):
+                    output.say(f"the scores in {path} were older than its results: made anew")
+
+
 def compare(options: argparse.Namespace) -> int:
-    from ..display import score_text
     from ..results import export
-    from ..scoring import compare, comparison_sides, paper_tables
+    from ..scoring import compare, comparison_sides, paper_tables, score_text
 
     cluster = options.cluster
     if options.on is not None:
         return _agreement(options)
+    _bring_up_to_date([options.out, *([] if options.other is None else [options.other])])
     if options.other is not None:
         one, two = (comparison_sides.side(name, cluster) for name in (options.out, options.other))
     else:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..core import JobError
 from . import output
 from .job_options import job_of, require_job_file
 from .process import spare_pandas
+
+if TYPE_CHECKING:
+    from ..config import Job
 
 
 def init(options: argparse.Namespace) -> int:
@@ -72,12 +74,14 @@ def plan(options: argparse.Namespace) -> int:
     job = job_of(options)
     for warning in (*job.warnings(), *missing_addresses(job)):
         output.warn(warning)
-    given = [name for name in ("expect", "like", "score") if getattr(options, name) is not None]
+    if any(spec.baseline is not None for spec in job.score):
+        from ..scoring import scores_file
+
+        scores_file.require_baselines(job, job.score)
+    given = [name for name in ("expect", "like", "icc", "score") if getattr(options, name) is not None]
     if options.detect is None and given:
         raise JobError(f"--{given[0]} goes with --detect, the difference to be found")
-    found = plan_text.forecast(job, output.say)
-    if options.detect is not None:
-        found["detect"] = _detectable(options, found)
+    found = plan_text.forecast(job, output.say) if options.detect is None else _with_detectable(options, job)
     if options.json:
         output.show_json(found)
     else:
@@ -85,12 +89,18 @@ def plan(options: argparse.Namespace) -> int:
     return 0
 
 
-def _detectable(options: argparse.Namespace, found: Mapping[str, Any]) -> dict[str, Any]:
+def _with_detectable(options: argparse.Namespace, job: Job) -> dict[str, Any]:
     from ..scoring import planning
+    from . import plan_text
 
+    clusters = planning.Clusters.of(job, options.score)
+    stated = {"expect": options.expect, "like": options.like, "icc": options.icc, "clusters": clusters}
+    planning.require(options.detect, **stated)
+    found = plan_text.forecast(job, output.say, clusters.add if clusters is not None else None)
     items = found["requests"] // max(1, found["points"] * found["samples"])
-    given = {"expect": options.expect, "like": options.like, "score": options.score, "chance": options.power}
-    return planning.detect(options.detect, items, found["samples"], **given)
+    given = {**stated, "score": options.score, "chance": options.power}
+    found["detect"] = planning.detect(options.detect, items, found["samples"], **given)
+    return found
 
 
 def check(options: argparse.Namespace) -> int:

@@ -61,8 +61,8 @@ class _Scores:
     def _made(self, rows: int) -> str | None:
         with contextlib.suppress(BatchflexError):  # whatever is wrong there is said by `score`
             if (self._folder.read_job() or {}).get("score"):
-                from ..display import score_text
                 from ..engine import evaluate
+                from ..scoring import score_text
 
                 found = evaluate.at_hand(self._folder, rows)
                 return None if found is None else score_text.brief(found)

@@ -56,7 +56,8 @@ if TYPE_CHECKING:
         end_of as end_of,
         event_of as event_of,
         is_news as is_news,
-        last_end as last_end,
+        last_trouble as last_trouble,
+        went_well as went_well,
     )
     from .score_sections import (
         LETTERS as LETTERS,

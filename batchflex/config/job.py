@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from pydantic import AfterValidator, Field, PrivateAttr, model_validator
 
+from ..attachments import fault_in
 from ..protocol import CHAT, Model, Policy, Route, pydantic_models, schema_of, unwritable
 from . import dated_path, toml
 from .choices import choices_fault
@@ -64,6 +65,7 @@ class InputSection(Section):
     carry: Annotated[Literal["*"] | list[str], wanted("a list of column names, or '*' for all")] = Field(default=[])
     params: Annotated[list[NonEmpty], wanted("a list of column names"), refusing(_columns_fault)] = Field(default=[])
     files: NonEmpty | None = None
+    file_hosts: Annotated[list[NonEmpty], refusing(fault_in)] | None = None
     dedupe: bool = False
     limit: Annotated[int, Field(ge=1)] | None = None
     since: Since | None = None
@@ -101,7 +103,7 @@ class AnswerSection(Section):
     ) = None
     max_reasks: Annotated[int, Field(ge=0, le=20)] = 0
     grow_max_tokens: Annotated[int, Field(ge=2)] | None = None
-    lenient: bool = False
+    lenient: bool | None = None
     allow_empty: bool = False
     json_schema: Annotated[dict[str, Any], refusing(schema_fault)] | None = None
     fallback: Literal["json_object", "prompt", "stop"] = "json_object"

@@ -57,7 +57,8 @@ def read(spec: str | Path, settings: Sequence[tuple[str, Any]] = (), *, moment: 
     if not path.is_dir() and not plain.endswith((*REQUEST_FILES, *_TABLES)):
         raise JobError(
             f"{path} is neither a job file (.toml) nor requests: {', '.join(REQUEST_FILES)} (.gz and .zst may follow), "
-            f"or a folder or pattern of such files{did_you_mean(path)}"
+            f"nor a table to ask about with --prompt: {', '.join(_TABLES)}; nor a folder or pattern of such files"
+            f"{did_you_mean(path)}"
         )
     stem = path.name.split(".")[0]
     name = _name_from(path.parent.name if any(c in stem for c in "*?[") else stem)

@@ -8,13 +8,14 @@ from typing import Any, Literal
 Occasion = Literal["success", "failure", "stopped", "recovered", "busy"]
 # No notification is sent if a person interrupted the run, or if it was skipped because another one was running.
 End = Literal["success", "failure", "stopped", "killed", "interrupted", "busy", "skipped"]
+# What is wrong after a run: with rows, which stay bad until they are asked again; or with the run, until the next one.
+Trouble = Literal["rows", "run"]
 
 # By the exit code; any other is a failure. SIGINT comes from a person, who knows; SIGTERM from a system that shuts down or from
 # a time limit, SIGHUP from a lost terminal or connection.
 _ENDS: dict[object, End] = {
     None: "killed", 0: "success", 4: "busy", 130: "interrupted", 129: "stopped", 143: "stopped",
 }  # fmt: skip
-_BAD = {"failure", "stopped", "killed"}
 
 
 def end_of(state: Mapping[str, Any]) -> End:
@@ -27,13 +28,15 @@ def end_of(state: Mapping[str, Any]) -> End:
     return _ENDS.get(code, "failure")
 
 
-def last_end(history: Iterable[Mapping[str, Any]], own: str | None, unfinished: str | None = None) -> End | None:
-    """How the last run before the one with the id ``own`` ended. Runs that were skipped, or interrupted by a person, are ignored.
+def last_trouble(
+    history: Iterable[Mapping[str, Any]], own: str | None, unfinished: str | None = None
+) -> Trouble | None:
+    """What was wrong when the run with the id ``own`` began. Runs that were skipped, or interrupted by a person, are ignored.
 
     ``history`` are the lines of ``history.jsonl``. ``unfinished`` is the id of a run that ``run.json`` said was running when
-    this one was started: unless it has a line by now, it was killed. ``None`` if this is the first run.
+    this one was started: unless it has a line by now, it was killed.
     """
-    before: End | None = None
+    before: Trouble | None = None
     for line in history:
         if own is not None and line.get("run_id") == own:
             break
@@ -41,8 +44,8 @@ def last_end(history: Iterable[Mapping[str, Any]], own: str | None, unfinished: 
             unfinished = None
         end = end_of(line)
         if end not in ("busy", "skipped", "interrupted"):
-            before = end
-    return "killed" if unfinished is not None else before
+            before = None if end == "success" else "rows" if line.get("exit_code") == 1 else "run"
+    return "run" if unfinished is not None else before
 
 
 def is_news(state: Mapping[str, Any]) -> bool:
@@ -50,14 +53,21 @@ def is_news(state: Mapping[str, Any]) -> bool:
     return state.get("exit_code") != 1 or state.get("first_failure") is not None
 
 
-def event_of(end: End, before: End | None, on: Collection[str]) -> Occasion | None:
-    """The event to notify of, for a run that ended with ``end`` after one that ended with ``before``; ``None`` if it is not in
-    ``on``.
+def went_well(state: Mapping[str, Any]) -> bool:
+    """Whether a run did what it was to do: rows that earlier runs left bad are no fault of this one."""
+    return end_of(state) == "success" or not is_news(state)
 
-    A recovery that is not in ``on`` is a success.
+
+def event_of(state: Mapping[str, Any], before: Trouble | None, on: Collection[str]) -> Occasion | None:
+    """The event to notify of, for a run that ended so after what was wrong ``before``; ``None`` if it is not in ``on``.
+
+    A recovery that is not in ``on`` is a success. Bad rows of earlier runs that are still there are no news, and what was wrong
+    with the run is over all the same.
     """
-    if end == "success" and before in _BAD and "recovered" in on:
+    end = end_of(state)
+    is_over = before is not None if end == "success" else before == "run"
+    if went_well(state) and is_over and "recovered" in on:
         return "recovered"
-    if end == "killed":  # it cannot notify anybody
+    if end == "killed" or not is_news(state):  # one that was killed cannot notify anybody
         return None
     return end if end in on else None  # type: ignore[return-value]

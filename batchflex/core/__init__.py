@@ -73,7 +73,7 @@ if TYPE_CHECKING:
         one_line as one_line,
         printable as printable,
     )
-    from .signals import Signalled as Signalled, ending as ending, raising as raising
+    from .signals import Signalled as Signalled, ending as ending, heard as heard, raising as raising
     from .sorted_keys import SortedKeys as SortedKeys, key_halves as key_halves, raw as raw
     from .text_tables import Column as Column, aligned as aligned, boxed as boxed, clipped as clipped
     from .timings import TIMINGS as TIMINGS

@@ -207,8 +207,8 @@ class Filtered(RowFault):
 
 
 StopReason = Literal[
-    "key", "credit", "quota", "model", "url", "endpoint", "format", "failures", "disk", "input", "budget", "deadline", "signal",
-    "error",
+    "key", "credit", "quota", "model", "url", "endpoint", "format", "failures", "disk", "input", "files", "budget", "deadline",
+    "signal", "error",
 ]  # fmt: skip
 
 

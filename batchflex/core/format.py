@@ -22,7 +22,8 @@ def fixed(number: float, places: int) -> str:
         return str(number)
     if abs(number) >= _LARGEST:
         return f"{number:,.{places}f}"
-    return f"{Decimal(number).quantize(Decimal(1).scaleb(-places), ROUND_HALF_UP):,f}"
+    rounded = Decimal(number).quantize(Decimal(1).scaleb(-places), ROUND_HALF_UP)
+    return f"{rounded or abs(rounded):,f}"  # -0.04 is 0.0
 
 
 def count(number: float, noun: str, plural: str | None = None) -> str:
@@ -51,7 +52,7 @@ def mean(number: float | None) -> str:
     if number is None:
         return NOTHING
     if not number or not math.isfinite(number):
-        return f"{number:.2f}"
+        return f"{number or 0:.2f}"
     exponent = Decimal(number).adjusted()
     if exponent <= _SMALLEST:
         return f"{number:.2e}"
@@ -85,11 +86,16 @@ def with_interval(value: float | None, low: float | None, high: float | None, *,
 
 
 def difference(value: float | None, *, is_share: bool) -> str:
-    """With its sign: ``+2.1 pp``, percentage points of shares, or ``-0.125``."""
+    """With its sign: ``+2.1 pp``, percentage points of shares, or ``-0.125``; what is rounded to nothing has none: ``0.0 pp``."""
     if value is None:
         return NOTHING
-    text = f"{fixed(100 * value, 1)} pp" if is_share else mean(value)
-    return text if value < 0 else f"+{text}"
+    number = fixed(100 * value, 1) if is_share else mean(value)
+    return signed(number) + (" pp" if is_share else "")
+
+
+def signed(number: str) -> str:
+    """A number, as text, with its sign; without one if it is 0 as shown."""
+    return f"+{number}" if number[:1] not in "-–" and any(digit in number for digit in "123456789") else number
 
 
 def difference_interval(low: float | None, high: float | None, *, is_share: bool) -> str:

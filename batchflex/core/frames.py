@@ -45,10 +45,12 @@ def frame_of(frame: Any, whose: str) -> Frame:
     :raises JobError: if it is none, or two of its columns have the same name. ``whose`` begins the sentence.
     """
     if isinstance(frame, pl.DataFrame):
-        return Frame(frame, lambda columns: frame.with_columns(columns.get_columns()), lambda made: made)
+        return Frame(_with_paths(frame), lambda columns: frame.with_columns(columns.get_columns()), lambda made: made)
     if isinstance(frame, pl.LazyFrame):
         rows = frame.collect()
-        return Frame(rows, lambda columns: rows.with_columns(columns.get_columns()).lazy(), pl.DataFrame.lazy)
+        return Frame(
+            _with_paths(rows), lambda columns: rows.with_columns(columns.get_columns()).lazy(), pl.DataFrame.lazy
+        )
     if isinstance(frame, pa.RecordBatch):
         frame = pa.Table.from_batches([frame])
     if isinstance(frame, pa.Table):
@@ -66,8 +68,22 @@ def frame_of(frame: Any, whose: str) -> Frame:
     if is_pandas_dataframe(frame):
         from . import pandas_frames
 
-        return pandas_frames.frame_of(frame, whose)
+        found = pandas_frames.frame_of(frame, whose)
+        return found._replace(rows=_with_paths(found.rows))
     return _by_narwhals(frame, whose) or frame_of(_exchanged(frame, whose), whose)
+
+
+def _with_paths(rows: pl.DataFrame) -> pl.DataFrame:
+    """The rows with columns of :class:`~pathlib.Path` as texts."""
+    made = [_as_texts(column) for column in rows.get_columns() if column.dtype == pl.Object]
+    return rows.with_columns(column for column in made if column is not None)
+
+
+def _as_texts(column: pl.Series) -> pl.Series | None:
+    values = column.to_list()
+    if not all(value is None or hasattr(value, "__fspath__") for value in values):
+        return None
+    return pl.Series(column.name, [None if value is None else str(value) for value in values], dtype=pl.String)
 
 
 def _of_arrow(table: pa.Table, whose: str) -> Frame:

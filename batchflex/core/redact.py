@@ -18,7 +18,7 @@ _KEY_VALUE = re.compile(
 )
 _NAMED = re.compile(  # by what precedes it
     r"""
-    ([?&](?:[\w-]*api[_-]?key | key | token | [\w-]*_token | secret | password | sig | signature)= | \bbearer\s+(?=\S*\d))
+    ([?&](?:[\w-]*api[_-]?key | key | (?:[\w-]*[_-])?token | secret | password | sig | [\w-]*signature)= | \bbearer\s+(?=\S*\d))
     [^\s&'"]{6,}
     """,
     re.VERBOSE | re.IGNORECASE,

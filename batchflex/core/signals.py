@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from types import FrameType
 from typing import NoReturn
 
@@ -24,6 +24,33 @@ def ending() -> list[signal.Signals]:
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         found.append(signal.SIGHUP)
     return found
+
+
+@contextlib.contextmanager
+def heard(number: int, listen: Callable[[], object]) -> Iterator[None]:
+    """Call ``listen`` when this signal comes, in place of whatever handles it. Only in the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(number, lambda *_: listen())
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
+@contextlib.contextmanager
+def received() -> Iterator[AsyncIterator[signal.Signals]]:
+    """These signals as they come, in an event loop of the main thread; after the block they do what they did before."""
+    import anyio
+
+    before = {number: signal.getsignal(number) for number in ending()}
+    try:
+        with anyio.open_signal_receiver(*before) as found:
+            yield found
+    finally:  # the loop leaves them to end the process
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

@@ -26,11 +26,6 @@ def key_halves(keys: Sequence[bytes]) -> pl.DataFrame:
     return pl.DataFrame({"hi": flat.gather_every(2), "lo": flat.gather_every(2, 1)})
 
 
-def cut(frame: pl.DataFrame) -> pl.DataFrame:
-    """Keys with the lower 32 bits of ``lo`` alone."""
-    return frame.select("hi", (pl.col("lo") & pl.lit(2**32 - 1, dtype=pl.UInt64)).cast(pl.UInt32))
-
-
 class SortedKeys:
     """Finds the position of a key in the frame that the set was made from.
 

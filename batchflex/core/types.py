@@ -33,7 +33,8 @@ class Attachment(msgspec.Struct, frozen=True, gc=False):
     ``token`` stands for it in the body; it holds the ``sha256`` of the file and the ``options`` that shape what is made of it, so
     that these are part of the request's key, and where the file lies is not. ``name`` is what the row calls it, ``path`` where
     it was found, ``size`` its bytes, ``tokens`` about how many tokens it takes. ``fault`` says why it cannot be sent; then nor
-    can the request.
+    can the request. A remote one has a ``url``, from which it is fetched then; its token holds that, and nothing else is known
+    of it.
     """
 
     token: str
@@ -45,6 +46,7 @@ class Attachment(msgspec.Struct, frozen=True, gc=False):
     tokens: int = 0
     options: tuple[tuple[str, str | int], ...] = ()
     fault: str | None = None
+    url: str = ""
 
 
 class Item(msgspec.Struct, frozen=True, gc=False):
@@ -160,11 +162,12 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
     ending: Ending | None = None
 
 
-class Outcome(msgspec.Struct, frozen=True, gc=False):
-    """How one request ended, for good: a row of the result. CONTRACT.md gives each field's meaning.
+class Outcome(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """How one request ended, for good: a row of the result. CONTRACT.md gives each field's meaning. The journal has the fields in
+    this order: new ones come last.
 
-    ``point`` is the sweep point as a JSON object, ``carry`` the carried input columns as one. Times are µs since
-    the epoch, UTC. ``proof`` is set of a request that got no answer.
+    ``response`` are the bytes that came, UTF-8 or not. ``point`` is the sweep point as a JSON object, ``carry`` the carried input
+    columns as one. Times are µs since the epoch, UTC. ``proof`` is set of a request that got no answer.
     """
 
     key: str
@@ -197,7 +200,7 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     error_type: str | None = None
     error_code: str | None = None
     error_message: str | None = None
-    response: str | None = None
+    response: bytes | None = None
     reasks: int = 0
     reask_prompt_tokens: int | None = None
     reask_completion_tokens: int | None = None

@@ -63,6 +63,8 @@ class Bar:
                 smoothing=0.1,
                 leave=self._stays,
             )
+            # Not since now, as rows may have been answered by now.
+            self._bar.start_t = self._bar.last_print_t = min(self._bar.start_t, run_state.started_at)
         self._resize(run_state.planned)
         self._bar.set_postfix_str(self._facts(run_state), refresh=False)
         self._bar.update(run_state.done - self._bar.n)

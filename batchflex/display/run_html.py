@@ -11,8 +11,9 @@ from html import escape
 from typing import Any
 
 from ..core import BAD, STATUSES, count, duration, format, money, one_line, printable, seconds_between
+from ..scoring import score_text
 from ..storage import sent
-from . import run_text, score_text
+from . import run_text
 
 _TONES = {"good": "#2a9d5c", "warned": "#d08700", "bad": "#d9443f"}
 _COLOURS = {

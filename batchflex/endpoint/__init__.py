@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from .client import Client as Client
     from .concurrency_limit import ConcurrencyLimit as ConcurrencyLimit
     from .cost import Cost as Cost
+    from .file_fetcher import (
+        FetchFailed as FetchFailed,
+        FileFetcher as FileFetcher,
+        FileRefused as FileRefused,
+    )
     from .local_model import serving as serving
     from .model_list import (
         Catalog as Catalog,

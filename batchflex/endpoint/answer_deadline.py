@@ -19,11 +19,11 @@ class Alarm:
     first, for a second at most.
     """
 
-    __slots__ = ("_due", "_loop", "_ring", "_timer")
+    __slots__ = ("_loop", "_ring", "_timer", "due")
 
     def __init__(self, due: float, ring: Callable[[], object]) -> None:
         self._loop = asyncio.get_running_loop()
-        self._due = due
+        self.due = due
         self._ring = ring
         self._timer = self._loop.call_at(due, self._check)
 
@@ -31,16 +31,16 @@ class Alarm:
         self._timer.cancel()
 
     def put(self, due: float) -> None:
-        """Change the time. Putting it off costs next to nothing: the running timer checks."""
-        is_sooner, self._due = due < self._due, due
+        """Change the time. Putting it off costs next to nothing, as does a later ``due``: the running timer checks."""
+        is_sooner, self.due = due < self.due, due
         if is_sooner:
             self._timer.cancel()
             self._timer = self._loop.call_at(due, self._check)
 
     def _check(self, *, again: bool = True) -> None:
-        late_s = self._loop.time() - self._due
+        late_s = self._loop.time() - self.due
         if late_s < -_CLOCK_S:
-            self._timer = self._loop.call_at(self._due, self._check)
+            self._timer = self._loop.call_at(self.due, self._check)
         elif again and late_s > _STOPPED_S:
             self._timer = self._loop.call_later(_READ_S, partial(self._check, again=False))
         else:

@@ -127,7 +127,9 @@ class CircuitBreaker:
         if number > self._latest:
             self._latest = number
         if first:
-            self._learn(0, 1)
+            self._seen += 1
+            if self._seen > _MEMORY:
+                self._learn(0, 0)
         if self._first is None or self._since is not None:
             return
         self._in_a_row = 0

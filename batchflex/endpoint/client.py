@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing
 from types import TracebackType
 from typing import NamedTuple, TypeVar
@@ -35,6 +35,8 @@ from .provider import Endpoint
 
 T = TypeVar("T")
 OnLimits = Callable[[RateLimits], None]
+Head = tuple[Sequence[bytes], Sequence[bytes]]  # names of headers, and their values
+_NO_HEAD: Head = ((), ())
 _encode = msgspec.json.Encoder().encode
 _MODELS_S = 30.0  # for GET /models
 _METRICS_S = 5.0
@@ -142,10 +144,10 @@ class Client:
         url = httpx.URL(f"{self._endpoint.base_url}{path}")
         return url.copy_merge_params(query) if query else url
 
-    def _target(self, route: Route) -> tuple[httpx.URL, bytes]:
+    def _target(self, route: Route, direct: http1.Connections) -> tuple[http1.Server, bytes]:
         """Where requests of a route go, and their head, but for the length."""
         url = self._at(route.path)
-        found = self._targets[route] = url, http1.head_of("POST", url, self._headers)
+        found = self._targets[route] = direct.server(url), http1.head_of("POST", url, self._headers)
         return found
 
     def _use(self, key: SecretStr | None) -> None:
@@ -158,7 +160,7 @@ class Client:
         self._redactor = Redactor(self._secrets)
         self._hides = bool(self._redactor)
         self._headers = headers
-        self._targets: dict[Route, tuple[httpx.URL, bytes]] = {}
+        self._targets: dict[Route, tuple[http1.Server, bytes]] = {}
         self._sent_key = key
 
     async def _with_key(self, send: Callable[[], Awaitable[T]]) -> T:
@@ -252,28 +254,32 @@ class Client:
         self, route: Route, body: bytes, rows: Sequence[Request], on_limits: OnLimits | None
     ) -> list[Answer]:
         began = time.perf_counter()
-        if self._direct is None:
-            async with within(self._endpoint.timeout_s):
-                response = await self._send("POST", self._target(route)[0], self._headers, body)
-                seen = self._seen(response.headers.raw, on_limits)
-                raw = await self._body(response)
-            receipt = Receipt(response.status_code, time.perf_counter() - began, None, seen.request_id)
-            return self._read(route, raw, response.headers.raw, rows, receipt, seen.gateway)
-        url, head = self._targets.get(route) or self._target(route)
-        head = b"%bcontent-length: %d\r\n\r\n" % (head, len(body))
-        status, headers, raw = await self._direct.fetch(
-            url, head, body, connect_s=self._endpoint.connect_timeout_s, total_s=self._endpoint.timeout_s,
-            most_bytes=self._most_bytes,
-        )  # fmt: skip
-        seen = self._seen(headers, on_limits)
+        endpoint, direct = self._endpoint, self._direct
+        if direct is None:
+            async with within(endpoint.timeout_s):
+                response = await self._send("POST", self._at(route.path), self._headers, body)
+                head = _split(response.headers.raw)
+                seen = self._seen(head, on_limits)
+                status, raw = response.status_code, await self._body(response)
+        else:
+            server, begin = self._targets.get(route) or self._target(route, direct)
+            connection = await direct.fetch(
+                server, b"%bcontent-length: %d\r\n\r\n" % (begin, len(body)), body,
+                connect_s=endpoint.connect_timeout_s, most_bytes=self._most_bytes, total_s=endpoint.timeout_s,
+            )  # fmt: skip
+            status, head, raw = connection.status, (connection.names, connection.values), connection.body()
+            direct.give_back(server, connection)
+            raw = self._redactor.clean(raw) if self._hides else raw
+            seen = response_headers.facts(*head)
+            seen = seen if seen is response_headers.NOTHING else self._seen(head, on_limits)
         receipt = Receipt(status, time.perf_counter() - began, None, seen.request_id)
-        return self._read(route, self._clean(raw), headers, rows, receipt, seen.gateway)
+        return self._read(route, raw, head, rows, receipt, seen.gateway)
 
     def _read(
         self,
         route: Route,
         raw: bytes,
-        headers: Sequence[Header],
+        head: Head,
         rows: Sequence[Request],
         receipt: Receipt,
         gateway: response_headers.Gateway,
@@ -282,7 +288,7 @@ class Client:
         """The answers in a body, or in a stream that is complete."""
         try:
             if not 200 <= receipt.http_status < 300:
-                raise classify.http_fault(receipt.http_status, httpx.Headers(headers), raw, time.time())
+                raise classify.http_fault(receipt.http_status, _headers(head), raw, time.time())
             if stream is not None:
                 raw = self._clean(stream.whole())
             answers = route.answers(raw, rows, receipt, self._endpoint.finish_reasons)
@@ -304,13 +310,14 @@ class Client:
         try:
             async with within(idle_s) as alarm:
                 deadline = StreamDeadline(alarm, idle_s, answer_s)
-                response = await self._send("POST", self._target(route)[0], self._headers, body)
-                seen = self._seen(response.headers.raw, on_limits)
+                response = await self._send("POST", self._at(route.path), self._headers, body)
+                head = _split(response.headers.raw)
+                seen = self._seen(head, on_limits)
                 status, kind = response.status_code, response.headers.get("content-type", "")
                 if not 200 <= status < 300 or "text/event-stream" not in kind:
                     raw = await self._body(response)
                     receipt = Receipt(status, time.perf_counter() - began, None, seen.request_id)
-                    return self._read(route, raw, response.headers.raw, rows, receipt, seen.gateway)
+                    return self._read(route, raw, head, rows, receipt, seen.gateway)
                 stream = route.stream(status)
                 async with aclosing(response), aclosing(_with_end(response)) as pieces:
                     async for piece in pieces:
@@ -336,17 +343,17 @@ class Client:
         receipt = Receipt(status, time.perf_counter() - began, ttft_s, seen.request_id)
         # What a stream costs is not known when its headers are sent: then 0 says nothing.
         gateway = seen.gateway._replace(cost=None) if seen.gateway.cost == 0 else seen.gateway
-        return self._read(route, b"", (), rows, receipt, gateway, stream)
+        return self._read(route, b"", _NO_HEAD, rows, receipt, gateway, stream)
 
     def _clean(self, raw: bytes) -> bytes:
         """The bytes without the secrets, which a server may repeat."""
         return self._redactor.clean(raw) if self._hides else raw
 
-    def _seen(self, headers: Sequence[Header], on_limits: OnLimits | None = None) -> response_headers.Facts:
+    def _seen(self, head: Head, on_limits: OnLimits | None = None) -> response_headers.Facts:
         """What the headers say, without secrets; ``on_limits`` gets what they say of rate limits."""
-        seen = response_headers.read(headers)
+        seen = response_headers.facts(*head)
         if on_limits is not None and seen.has_limits:
-            limits = rate_limit_headers.read(httpx.Headers(headers), time.time())
+            limits = rate_limit_headers.read(_headers(head), time.time())
             if limits is not None:
                 on_limits(limits)
         if not self._hides:
@@ -363,7 +370,7 @@ class Client:
     def _named(self, fault: AttemptError, error: Exception) -> AttemptError:
         """The fault with the id of a request that broke off after its headers had come."""
         known = vars(error)
-        fault.request_id = known.get("request_id") or self._seen(known.get("headers", ())).request_id
+        fault.request_id = known.get("request_id") or self._seen(_split(known.get("headers", ()))).request_id
         fault.usage = known.get("usage")
         return fault
 
@@ -387,6 +394,15 @@ async def _with_end(response: httpx.Response) -> AsyncGenerator[bytes, None]:
     async for data in response.aiter_bytes():
         yield data
     yield b"\n\n"
+
+
+def _split(headers: Iterable[Header]) -> Head:
+    pairs = list(headers)
+    return [name for name, _ in pairs], [value for _, value in pairs]
+
+
+def _headers(head: Head) -> httpx.Headers:
+    return httpx.Headers(list(zip(*head, strict=True)))
 
 
 def _renamed(body: bytes, model: str) -> bytes:

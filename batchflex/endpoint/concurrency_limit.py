@@ -4,9 +4,9 @@ Decisions only: time is passed in, in seconds of a monotonic clock.
 
 An endpoint with capacity left answers twice as many requests a second when twice as many are in flight; one without makes them
 wait. So the window is judged by its throughput: how many are in flight, divided by how long an answer takes (Little's law). It
-doubles while that pays. Then it is held, and now and then tried a little larger and a little smaller: what delivers clearly more
-is kept, and what is smaller and delivers as much. Only rounds count in which the window was used: a slow input, or a quota, says
-nothing of the endpoint.
+grows by half while that pays. Then it is held, and now and then tried a little larger and a little smaller: what delivers
+clearly more is kept, and what is smaller and delivers as much. Only rounds count in which the window was used: a slow input, or
+a quota, says nothing of the endpoint.
 """
 
 from __future__ import annotations
@@ -20,20 +20,24 @@ End = Literal["answer", "refusal", "failure"]
 
 # Growth is kept if throughput grows by this part of it; a smaller window, if throughput falls by less than this part.
 _PAYS, _COSTS = 0.25, 0.2
+# At the beginning the window grows by at most and at least so much, as long as throughput grows by this power of that: by as much
+# as throughput has just grown by, so that a server is sent no more than 1.6 times what it works on at a time.
+_GROWTH, _LEAST_GROWTH, _GROWS = 1.5, 1.2, 0.5
 _STEP, _LARGEST_STEP = 0.2, 1.0
 # A step is so large that what it must deliver stands out of what throughput varies by chance, times this.
 _OUT_OF_NOISE = 1.5
 _USUAL_NOISE, _NOISE_WEIGHT = 0.05, 0.25
 _STEADY_ERROR, _MOST_WINDOWS, _MOST_ANSWERS = 0.03, 4, 64
-_DOUBLING_ERROR, _MOST_DOUBLING = 0.1, 64
+_GROWING_ERROR, _MOST_GROWING = 0.1, 64
 _CHANGED, _RATE_WEIGHT = 0.15, 0.2
 _LONGEST_HOLD = 6
 # The window is used if it was full at times, and never far from it: after answers that come at once it takes a moment to fill.
 _FULL, _USED = 0.95, 0.5
+_NEARLY = 0.7  # of what is sent while it grows, what counts is sent with so much of it in flight
 _FAILING = 0.05
 # So many refusals, and such a share of the window, cut it: more where they name a time, as they then may be for the rate.
 _REFUSING, _REFUSING_TIMED = (2, 0.15), (3, 0.25)
-# After a doubling the new requests are spread over this part of the time an answer takes.
+# While it grows the new requests are spread over this part of the time an answer takes.
 _SPREAD = 0.3
 _CUT = 0.7
 # Refused again with about as many in flight, so soon: a ceiling, which is tried again after a while, then ever later.
@@ -52,6 +56,7 @@ class _Round:
 
     began: float
     unsettled: int = 0
+    ended: int = 0
     answers: int = 0
     peak: int = 0
     failed: int = 0
@@ -103,9 +108,10 @@ class ConcurrencyLimit:
         self.size = most if fixed else min(first, most)
         self.last_reason = "fixed" if fixed else "begins small"
         self._round = _Round(float("-inf"))
-        # While doubling: the size and the latency of the round before.
-        self._doubling = not fixed
-        self._before: tuple[int, float] | None = None
+        # While it grows: the size of the round before, what it delivered, and how long an answer took.
+        self._growing = not fixed
+        self._before: tuple[int, float, float] | None = None
+        self._reached = 0  # the largest that has paid: it is doubled up to there
         # Afterwards: the size that is held, and what it delivers.
         self._base = self.size
         self._rate: float | None = None
@@ -124,8 +130,18 @@ class ConcurrencyLimit:
         self.allowed = most
         self._least_s = float("inf")
 
-    def left(self, now: float, sent_at: float, in_flight: int, end: End, wait_s: float | None = None) -> None:
-        """A request sent then has ended; ``in_flight`` is how many there still are without it.
+    def left(
+        self,
+        now: float,
+        sent_at: float,
+        in_flight: int,
+        end: End,
+        wait_s: float | None = None,
+        *,
+        among: int | None = None,
+    ) -> None:
+        """A request sent then has ended; ``in_flight`` is how many there still are without it, ``among`` how many there were with
+        it when it was sent, if that was another number.
 
         ``wait_s`` is the wait that a refusal names, if it does: then it may be for the rate, not for how many are in flight.
         """
@@ -133,21 +149,23 @@ class ConcurrencyLimit:
         if self.fixed:
             return
         of_this_round = sent_at >= seen.began
+        among = in_flight + 1 if among is None else among
+        seen.ended += of_this_round
         if end == "refusal" and self._always_here(now, sent_at, in_flight + 1, wait_s):
             self._limit(now, min(self._levels))
         elif end == "refusal" and of_this_round:
             seen.refused += 1
             fewest, share = _REFUSING_TIMED if wait_s else _REFUSING
-            if seen.refused >= max(fewest, share * self.size):
+            if seen.refused >= max(fewest, share * max(self.size, seen.ended)):
                 self._cut(now, timed=bool(wait_s))
         elif end == "failure":
             seen.failed += of_this_round
-        elif end == "answer" and self._doubling and of_this_round:
-            seen.count(now - sent_at, in_flight + 1, self.size)
-            enough = min(_MOST_DOUBLING, seen.variation / _DOUBLING_ERROR**2)
+        elif end == "answer" and self._growing and of_this_round and among >= _NEARLY * self.size:
+            seen.count(now - sent_at, among, self.size)
+            enough = min(_MOST_GROWING, seen.variation / _GROWING_ERROR**2)
             if seen.answers >= max(self.size, enough) and not self._is_inconclusive(now):
-                self._doubled(now)
-        elif end == "answer" and not self._doubling:
+                self._grown(now)
+        elif end == "answer" and not self._growing:
             if seen.unsettled:
                 seen.unsettled -= 1
                 return
@@ -157,10 +175,10 @@ class ConcurrencyLimit:
 
     @property
     def gap_s(self) -> float:
-        """Seconds that should pass between two requests while doubling, so that what a quota refuses is little."""
-        if not self._doubling or self._before is None:
+        """Seconds that should pass between two requests while it grows, so that what a quota refuses is little."""
+        if not self._growing or self._before is None:
             return 0.0
-        return _SPREAD * self._before[1] / self.size
+        return _SPREAD * self._before[2] / self.size
 
     def allow(self, most: int | None) -> None:
         """The key may have so many in flight at all; ``None``: as far as is known any number."""
@@ -185,9 +203,9 @@ class ConcurrencyLimit:
         self.size = self._base = min(self.size, most)
 
     def reset(self, now: float) -> None:
-        """The endpoint is back after a pause: half of what it took before, then doubling again."""
+        """The endpoint is back after a pause: half of what it took before, then growing again."""
         if not self.fixed:
-            self._double(now, self.size // 2, "the endpoint is back")
+            self._grow(now, self.size // 2, "the endpoint is back")
 
     def _set(self, now: float, size: int, why: str) -> None:
         before, self.size = self.size, max(1, min(self._highest(now), size))
@@ -214,31 +232,33 @@ class ConcurrencyLimit:
     def _queues(self) -> bool:
         return self._queued is not None and self._queued > max(1.0, _QUEUING * self.size)
 
-    # ------------------------------------------------------------------------------------------------------ doubling
+    # ------------------------------------------------------------------------------------------------------- growing
 
-    def _double(self, now: float, size: int, why: str) -> None:
-        self._doubling, self._before = True, None
+    def _grow(self, now: float, size: int, why: str) -> None:
+        self._growing, self._before = True, None
         self._set(now, size, why)
 
-    def _doubled(self, now: float) -> None:
+    def _grown(self, now: float) -> None:
         """A round has ended: did the larger window deliver more than the one before?"""
-        self._least_s = min(self._least_s, self._round.mean_s)
-        latency, before, self._before = self._round.mean_s, self._before, (self.size, self._round.mean_s)
-        enough = self.size
+        seen, before = self._round, self._before
+        self._least_s = min(self._least_s, seen.mean_s)
+        self._before = self.size, seen.rate, seen.mean_s
+        enough, gained = self.size, _GROWTH
         if before is not None and before[0] < self.size:
-            growth = self.size / before[0]
-            paid = growth * before[1] / latency >= growth**_COSTS
-            # What is delivered now, at the latency that there was before a queue.
-            enough = self.size if paid else math.ceil(self.size * before[1] / latency)
+            gained = seen.rate / before[1]
+            if gained < (self.size / before[0]) ** _GROWS:
+                enough = math.ceil(before[0] * gained)
         if enough == self.size < self._highest(now) and not self._queues:
-            self._set(now, 2 * self.size, "doubles: it has paid so far")
+            self._reached = max(self._reached, self.size)
+            further = 2.0 if 2 * self.size <= self._reached else min(_GROWTH, max(_LEAST_GROWTH, gained))
+            self._set(now, math.ceil(further * self.size), "grows: it has paid so far")
         else:
-            self._steady(now, enough, "doubling does not pay any more")
+            self._steady(now, enough, "growing does not pay any more")
 
     # -------------------------------------------------------------------------------------------------------- steady
 
     def _steady(self, now: float, size: int, why: str) -> None:
-        self._doubling = False
+        self._growing = False
         self._rate = None
         self._hold, self._held, self._fewer_next, self._stride = 1, 0, True, 1.0
         self._set(now, size, why)
@@ -344,9 +364,10 @@ class ConcurrencyLimit:
     def _cut(self, now: float, *, timed: bool) -> None:
         """So many are too many: at once, and for a while if that was so not long ago."""
         again = now - self._cut_at < _AGAIN_S and self._cut_size / _ABOUT <= self.size <= self._cut_size * _ABOUT
+        has_tried = not self._growing and self.size > self._base
         self._cut_at, self._cut_size = now, self.size
-        if timed and not again:
-            self._double(now, math.floor(_CUT * self.size), "refusals")
+        if timed and not (again or has_tried):
+            self._grow(now, math.floor(_CUT * self.size), "refusals")
             return
         self._limit(now, self.size)
         self._set(now, math.floor(_CUT * self._cut_size), "refusals")

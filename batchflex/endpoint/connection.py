@@ -11,10 +11,10 @@ import select
 import socket
 import ssl
 import struct
-from collections import deque
 from collections.abc import Callable
+from functools import lru_cache
 from itertools import chain
-from typing import cast
+from typing import Any, NamedTuple, cast
 
 import httptools
 import httpx
@@ -35,6 +35,26 @@ _HUNG_UP = getattr(select, "POLLRDHUP", select.POLLIN) | select.POLLHUP | select
 Header = tuple[bytes, bytes]
 
 
+class Framing(NamedTuple):
+    """Where the headers are that say how a body comes: its type, its codings, its chunks. ``has_length`` is whether there is a
+    length."""
+
+    has_length: bool
+    types: tuple[int, ...]
+    codings: tuple[int, ...]
+    transfers: tuple[int, ...]
+
+
+@lru_cache(maxsize=256)
+def framing(names: tuple[bytes, ...]) -> Framing:
+    """For headers of these names, which are the same from answer to answer, mostly."""
+    lower = [name.lower() for name in names]
+    kinds = (b"content-type", b"content-encoding", b"transfer-encoding")
+    return Framing(
+        b"content-length" in lower, *(tuple(at for at, n in enumerate(lower) if n == kind) for kind in kinds)
+    )
+
+
 class AnswerTooLarge(httpx.RemoteProtocolError):
     """The answer, of this ``status``, has more bytes than allowed; the rest of it was not read."""
 
@@ -51,9 +71,17 @@ class Connection(asyncio.Protocol):
     """One connection, for one request at a time.
 
     ``is_complete`` is whether the answer was read to its end, ``streamed`` whether it is an event stream, ``reusable`` whether
-    another request may follow. Bodies are unpacked, and ``headers`` are without ``Content-Encoding``. ``when_closed`` is called
-    when the server closes it while it is idle: with whether the answer before was streamed, and the seconds since.
+    another request may follow, ``keeps`` whether the server had said so and has not hung up since. Bodies are unpacked; ``names``
+    and ``values`` of headers are without ``Content-Encoding``. ``when_closed`` is called when the server closes it while it is
+    idle: with whether the answer before was streamed, and the seconds since.
     """
+
+    __slots__ = (
+        "_alarm", "_chunks", "_framed", "_got_eof", "_has_data", "_has_headers", "_head", "_idle_bytes", "_in_pieces",
+        "_is_dubious", "_lost", "_met_close", "_most", "_parser", "_paused", "_requests", "_size", "_transport", "_unpacker",
+        "_unread", "_waiter", "_was_streamed", "_watch", "idle_since", "is_complete", "keeps", "names", "status", "streamed",
+        "values", "when_closed",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self._transport: asyncio.Transport | None = None
@@ -70,25 +98,30 @@ class Connection(asyncio.Protocol):
         self._most = ANSWER_BYTES
         self._in_pieces = False
         self._begin()
+        self.is_complete = True  # nothing is awaited
 
     def _begin(self) -> None:
-        self.status = 0
-        self.headers: list[Header] = []
-        self._chunks: deque[bytes] = deque()
-        self._unread = self._size = self._idle_bytes = 0
+        self.status = self._size = self._idle_bytes = 0
+        self.names: list[bytes] = []
+        self.values: list[bytes] = []
+        self._chunks: list[bytes] = []
         self._head = b""
+        self.streamed = self._framed = self._has_headers = self.is_complete = self.keeps = False
+        self._is_dubious = self._has_data = self._paused = False
         self._unpacker: Unpacker | None = None
-        self.streamed = self._framed = self._has_headers = self.is_complete = self._keep = self._paused = False
-        self._is_dubious = self._has_data = False
+        self._unread = 0
+
+    @property
+    def headers(self) -> list[Header]:
+        return list(zip(self.names, self.values, strict=True))
 
     @property
     def reusable(self) -> bool:
         """Whether the answer was read to its end, and the server keeps the connection open."""
         return (
-            self.is_complete
-            and self._keep
+            self.keeps
+            and self.is_complete
             and not self._is_dubious
-            and self._lost is None
             and self._transport is not None
             and not self._transport.is_closing()
             and not self._transport.get_write_buffer_size()
@@ -98,17 +131,17 @@ class Connection(asyncio.Protocol):
         """Whether the server has closed an idle connection, also where the event loop has not come round to that yet."""
         return self._watch is not None and bool(self._watch.poll(0))
 
-    async def request(
+    def request(
         self, head: bytes, body: bytes, *, due: float | None = None, most_bytes: int = ANSWER_BYTES
-    ) -> None:
-        """Send, and wait for the answer; without ``due``, where that is an event stream, for its headers: :meth:`more` gives the
-        rest. An error that is raised has the headers that came by then as ``headers``, and the connection is closed.
+    ) -> asyncio.Future[None]:
+        """Send, and tell when the answer is there; without ``due``, where that is an event stream, when its headers are:
+        :meth:`more` gives the rest. After an error, which is what the future then brings, :meth:`abort` is to be called.
 
         :raises TimeoutError: if not all of it has come when it is ``due``, by the event loop's clock.
         :raises httpx.ReadError, httpx.RemoteProtocolError: if there is none, or it is broken.
         :raises AnswerTooLarge: if it is larger than ``most_bytes``. Of what is no success only the first 1 MB is read.
         """
-        transport = cast(asyncio.Transport, self._transport)
+        transport: Any = self._transport
         self._was_streamed = self.streamed
         self._begin()
         self._requests += 1
@@ -118,6 +151,8 @@ class Connection(asyncio.Protocol):
             # Put off from request to request: that costs less than a timer for each.
             if self._alarm is None:
                 self._alarm = Alarm(due, self._expire)
+            elif due >= self._alarm.due:
+                self._alarm.due = due
             else:
                 self._alarm.put(due)
         elif self._alarm is not None:
@@ -127,17 +162,11 @@ class Connection(asyncio.Protocol):
             transport.write(head + body)
         else:
             transport.writelines((head, body))
-        try:
-            while not (self.is_complete or (self.streamed and self._in_pieces)):
-                await self._news()
-        except BaseException as error:
-            self.abort()
-            vars(error)["headers"] = self.headers
-            raise
+        return self._news()
 
     def body(self) -> bytes:
         """What has come of the body and was not taken yet."""
-        chunks, self._chunks, self._unread = self._chunks, deque(), 0
+        chunks, self._chunks, self._unread = self._chunks, [], 0
         if self._paused and self._transport is not None:
             self._paused = False
             self._transport.resume_reading()
@@ -158,18 +187,20 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    async def _news(self) -> None:
+    def _news(self) -> asyncio.Future[None]:
+        self._waiter = waiter = asyncio.get_running_loop().create_future()
         if self._lost is not None:
-            raise self._lost
-        self._waiter = asyncio.get_running_loop().create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
+            waiter.set_exception(self._lost)
+        return waiter
 
     def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        waiter = self._waiter
+        if waiter is None or waiter.done():
+            return
+        if self._lost is None or self.is_complete:
+            waiter.set_result(None)
+        else:
+            waiter.set_exception(self._lost)
 
     def _expire(self) -> None:
         self._alarm = None
@@ -178,7 +209,7 @@ class Connection(asyncio.Protocol):
 
     def _fail(self, error: Exception) -> None:
         if self._lost is None:
-            self._lost = error
+            self._lost, self.keeps = error, False
         self._wake()
         self.abort()
 
@@ -192,21 +223,23 @@ class Connection(asyncio.Protocol):
             self._watch.register(link.fileno(), _HUNG_UP)
 
     def data_received(self, data: bytes) -> None:
-        if self._lost is not None:
-            return
-        if not self._requests or self.is_complete:
-            self._fail(httpx.RemoteProtocolError("the server sent something that was not asked for"))
+        if self.is_complete or self._lost is not None:
+            if self._lost is None:
+                self._fail(httpx.RemoteProtocolError("the server sent something that was not asked for"))
             return
         self._has_data = True
         self._idle_bytes += len(data)  # counted anew with each piece of a body
         if not self._has_headers:
             self._head = self._head + data if self._head else data
         try:
-            self._parse(data)
+            if self._is_dubious:
+                self._read_lengths(data)
+            else:
+                self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
             self._fail(httpx.RemoteProtocolError("not HTTP: the server wants another protocol"))
         except httptools.HttpParserError as error:
-            self._fail(httpx.RemoteProtocolError(f"not HTTP: {str(error).splitlines()[0]}"[:300]))
+            self._misread(error)
         except ValueError as error:
             self._fail(httpx.RemoteProtocolError(str(error)))
         if self._has_headers:
@@ -214,32 +247,34 @@ class Connection(asyncio.Protocol):
         if self._idle_bytes > _HEADERS_BYTES and not self.is_complete:
             self._too_many_headers()
 
-    def _parse(self, data: bytes) -> None:
-        if self._is_dubious and not self._has_headers:
-            self._read_lengths()
-            return
+    def _misread(self, error: httptools.HttpParserError) -> None:
         try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserError as error:
             if self._has_headers or "Content-Length" not in str(error):
-                raise
+                raise error
             self._is_dubious = True
             self._read_lengths()
+        except httptools.HttpParserError as caught:
+            self._fail(httpx.RemoteProtocolError(f"not HTTP: {str(caught).splitlines()[0]}"[:300]))
+        except ValueError as caught:
+            self._fail(httpx.RemoteProtocolError(str(caught)))
 
-    def _read_lengths(self) -> None:
-        """Parse a head again whose lengths the parser refused, once all of it is there.
+    def _read_lengths(self, data: bytes = b"") -> None:
+        """Parse a head again whose lengths the parser refused, once all of it is there; then ``data`` of its body.
 
         :raises ValueError: if they differ, or are none.
         """
-        if (mended := _with_one_length(self._head)) is not None:
+        if self._has_headers:
+            self._parser.feed_data(data)
+        elif (mended := _with_one_length(self._head)) is not None:
             self._parser = httptools.HttpResponseParser(self)
-            self.headers.clear()
+            self.names.clear()
+            self.values.clear()
             self._parser.feed_data(mended)
             # Chunks with a length beside them: what comes after such an answer is not to be trusted.
             self._is_dubious = b"transfer-encoding" in self._head.lower()
 
     def eof_received(self) -> None:
-        self._got_eof = True
+        self._got_eof, self.keeps = True, False
         if self._requests > 1 and not self._has_data and self._transport is not None:
             unsent = self._transport.get_write_buffer_size() > 0
             self._met_close = unsent or self._is_unacknowledged(self._transport.get_extra_info("socket"))
@@ -257,6 +292,7 @@ class Connection(asyncio.Protocol):
         return bool(acknowledged < sent - sent_again)
 
     def connection_lost(self, error: Exception | None) -> None:
+        self.keeps = False
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None
@@ -287,49 +323,48 @@ class Connection(asyncio.Protocol):
             raise ValueError("the server sent something that was not asked for")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers.append((name, value))
+        self.names.append(name)
+        self.values.append(value)
 
     def on_headers_complete(self) -> None:
-        self.status = self._parser.get_status_code()
-        if self.status < 200:
+        self.status = status = self._parser.get_status_code()
+        if status < 200:
             return
-        if len(self._head) > _HEADERS_BYTES and sum(map(len, chain(*self.headers))) > _HEADERS_BYTES:
+        if len(self._head) > _HEADERS_BYTES and sum(map(len, chain(self.names, self.values))) > _HEADERS_BYTES:
             self._too_many_headers()
-        codings = b""
-        for name, value in self.headers:
-            lower = name.lower()
-            if lower == b"content-length" or (lower == b"transfer-encoding" and b"chunked" in value.lower()):
-                self._framed = True
-            elif lower == b"content-type" and b"text/event-stream" in value.lower():
-                self.streamed = True
-            elif lower == b"content-encoding":
-                codings += value + b","
+        values = self.values
+        self._framed, types, codings, transfers = framing(tuple(self.names))
+        for at in types:
+            self.streamed = self.streamed or b"text/event-stream" in values[at].lower()
+        for at in transfers:
+            self._framed = self._framed or b"chunked" in values[at].lower()
         self._has_headers = True
-        if self.status >= FIRST_ERROR:
+        if status >= FIRST_ERROR:
             self._most = min(self._most, ERROR_BYTES)
         if codings:
-            self.headers = [header for header in self.headers if header[0].lower() != b"content-encoding"]
+            named = b",".join(values[at] for at in codings)
+            for at in reversed(codings):
+                del self.names[at], values[at]
             try:
-                self._unpacker = Unpacker(codings.decode("latin-1"), self._most)
+                self._unpacker = Unpacker(named.decode("latin-1"), self._most)
             except ValueError as error:
                 self._fail(httpx.RemoteProtocolError(str(error)))
-        if self.streamed:
+        if self.streamed and self._in_pieces:
             self._wake()
 
     def on_body(self, data: bytes) -> None:
         self._idle_bytes = 0
         if self._lost is not None or self.is_complete:
             return
-        if self._unpacker is None and not self.streamed and self._size + len(data) <= self._most:
-            self._size += len(data)
-            self._chunks.append(data)
-            return
-        if self._unpacker is None:
-            self._take(data)
-            return
         try:
-            for piece in self._unpacker.feed(data):
-                self._take(piece)
+            for piece in (data,) if self._unpacker is None else self._unpacker.feed(data):
+                self._size += len(piece)
+                if self._size > self._most:
+                    self._too_large()
+                    return
+                self._chunks.append(piece)
+                if self.streamed and self._in_pieces:
+                    self._bound_unread(piece)
         except BodyTooLarge:
             self._too_large()
         except ValueError as error:
@@ -348,28 +383,22 @@ class Connection(asyncio.Protocol):
             self._unpacker = None
             self._fail(AnswerTooLarge(self._most, self.status))
 
-    def _take(self, data: bytes) -> None:
-        self._size += len(data)
-        if self._size > self._most:
-            self._too_large()
-            return
-        self._chunks.append(data)
-        if self.streamed and self._in_pieces:
-            self._unread += len(data)
-            if self._unread > _MOST_UNREAD and not self._paused and self._transport is not None:
-                self._paused = True
-                self._transport.pause_reading()
-            self._wake()
+    def _bound_unread(self, data: bytes) -> None:
+        self._unread += len(data)
+        if self._unread > _MOST_UNREAD and not self._paused and self._transport is not None:
+            self._paused = True
+            self._transport.pause_reading()
+        self._wake()
 
     def on_message_complete(self) -> None:
         if self.status < 200:  # 100 Continue, 103 Early Hints: the answer is still to come
-            self.headers.clear()
-            return
-        if self.is_complete or self._lost is not None:
-            return
-        self._keep = self._parser.should_keep_alive()
-        self.is_complete = True
-        self._wake()
+            self.names.clear()
+            self.values.clear()
+        elif self._lost is None and not self.is_complete:
+            self.is_complete = True
+            self.keeps = self._parser.should_keep_alive()
+            if (waiter := self._waiter) is not None and not waiter.done():
+                waiter.set_result(None)
 
 
 def words(error: Exception) -> str:

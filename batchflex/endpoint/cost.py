@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from ..config import PricesSection
 from ..core import Usage
@@ -11,12 +11,12 @@ from ..core import Usage
 _FIRST_TOKENS_PER_BYTE, _FIRST_COMPLETION_TOKENS, _MOST_FIRST_COMPLETION = 1 / 3, 256, 4096
 
 
-@dataclass(slots=True)
-class Cost:
+class Cost(msgspec.Struct):
     """What one attempt may use at the very most, and what it was expected to use when it was sent.
 
     One attempt at a time has it. ``prices`` are those of the model at its endpoint. ``tokens``, the marks and ``sent_at`` are
-    of the attempt that is in flight, as is ``sent_model``, the name that the endpoint gets; ``model`` is the one in the row.
+    of the attempt that is in flight, as are ``among``, how many were in flight with it when it was sent, and ``sent_model``, the
+    name that the endpoint gets; ``model`` is the one in the row.
     ``refusals`` is how often rate limits have refused it.
     """
 
@@ -27,6 +27,7 @@ class Cost:
     prices: PricesSection | None = None
     tokens: float = 0.0
     sent_at: float = 0.0
+    among: int = 0
     requests_mark: float = 0.0
     tokens_mark: float = 0.0
     model: str = ""

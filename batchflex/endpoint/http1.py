@@ -9,9 +9,9 @@ of an answer came, and the kernel at the other end has not acknowledged all of t
 can have read it, and it is sent once more, on a fresh connection (RFC 9112, 9.3.1). A server that had the request whole
 before it hung up may have worked on it, and may charge for it: that is an attempt that failed.
 
-So that this stays rare, a connection is checked before it is used again: a close that has arrived costs nothing. And servers that
-promise keep-alive but close (llama.cpp after each stream) are detected: after its first stream a connection is watched for 0.1 s,
-and where one is closed within a second of an answer, none is reused after such an answer for a minute.
+So that this stays rare, a connection that was idle is checked before it is used again: a close that has arrived costs nothing.
+And servers that promise keep-alive but close (llama.cpp after each stream) are detected: after its first stream a connection is
+watched for 0.1 s, and where one is closed within a second of an answer, none is reused after such an answer for a minute.
 """
 
 from __future__ import annotations
@@ -19,17 +19,18 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+import time
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
-from typing import NamedTuple
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import aiohappyeyeballs
 import httpx
 
 from .answer_deadline import within
-from .connection import ANSWER_BYTES, Connection, Header, MetClose, words
+from .connection import ANSWER_BYTES, Connection, MetClose, words
 
 _CONNECT_S = 10.0  # unless the request says otherwise
+_JUST_S = 0.001  # a connection that was used so lately is not checked
 _IDLE_S = 4.0  # below the 5 s after which several servers close an idle connection
 _LOOK_UP_S = 60.0  # how long a name's addresses are remembered
 _OTHER_FAMILY_S = 0.25  # until an address of the other family is tried as well (RFC 8305)
@@ -39,6 +40,8 @@ _REMEMBERED_S = 60.0
 _CONNECTING = 256  # at a time: more would only wait for each other, and overrun the queue of a listening socket
 
 _Origin = tuple[bytes, bytes, int | None]
+# Is called with host, port and an address of the host that would be connected to; raises what it likes if it may not be.
+CheckAddress = Callable[[str, int, str], None]
 
 
 def head_of(method: str, url: httpx.URL, headers: httpx.Headers) -> bytes:
@@ -47,31 +50,25 @@ def head_of(method: str, url: httpx.URL, headers: httpx.Headers) -> bytes:
     return b"%b %b HTTP/1.1\r\n" % (method.encode(), url.raw_path) + b"".join(lines)
 
 
-class Whole(NamedTuple):
-    """A complete answer, its body unpacked."""
-
-    status: int
-    headers: list[Header]
-    body: bytes
-
-
-class _Server:
+class Server:
     """What is known of an origin: its idle connections, the longest idle first, and until when connections are assumed to close
     after an answer, unstreamed and streamed."""
 
-    __slots__ = ("closes_until", "idle", "is_known")
+    __slots__ = ("closes_until", "host", "idle", "is_known", "is_tls", "port")
 
-    def __init__(self) -> None:
+    def __init__(self, url: httpx.URL) -> None:
+        self.is_tls = url.scheme == "https"
+        self.host, self.port = url.host, url.port or (443 if self.is_tls else 80)
         self.idle: deque[Connection] = deque()
         self.closes_until = [0.0, 0.0]
         self.is_known = False  # whether the first stream was watched
 
-    def take(self) -> Connection | None:
-        """The connection that was idle last, if it can be used."""
-        oldest = asyncio.get_running_loop().time() - _IDLE_S
+    def take(self, now: float) -> Connection | None:
+        """The connection that was idle last, if it can be used. One that was used just now is not checked: its worker goes on."""
         while self.idle:
             connection = self.idle.pop()
-            if connection.reusable and connection.idle_since >= oldest and not connection.has_hung_up():
+            idle_s = now - connection.idle_since
+            if connection.keeps and (idle_s < _JUST_S or (idle_s <= _IDLE_S and not connection.has_hung_up())):
                 return connection
             connection.abort()
         return None
@@ -114,33 +111,19 @@ class Connections(httpx.AsyncBaseTransport):
 
     The number of connections is not limited here: the caller bounds the requests in flight. The time to connect is taken from
     the request's ``timeout`` extension (``connect``), as httpx sets it. No cookies, no redirects, no environment.
-    ``sent_anew`` counts the requests that met a close and were sent a second time.
+    ``sent_anew`` counts the requests that met a close and were sent a second time. ``check_address`` sees each address before
+    anything connects to it; what it raises goes to the caller.
     """
 
-    def __init__(self, ssl_context: ssl.SSLContext | None = None) -> None:
+    def __init__(self, ssl_context: ssl.SSLContext | None = None, check_address: CheckAddress | None = None) -> None:
         self._ssl = ssl_context
+        self._check_address = check_address
         self.sent_anew = 0
-        self._servers: dict[_Origin, _Server] = {}
+        self._servers: dict[_Origin, Server] = {}
         self._sweep: asyncio.TimerHandle | None = None
         self._addresses: dict[tuple[str, int], tuple[float, Sequence[aiohappyeyeballs.AddrInfoType]]] = {}
-        self._looking_up = asyncio.Lock()
+        self._looking_up: dict[tuple[str, int], asyncio.Lock] = {}
         self._connecting = asyncio.Semaphore(_CONNECTING)
-
-    async def fetch(
-        self, url: httpx.URL, head: bytes, body: bytes, *, connect_s: float, total_s: float, most_bytes: int
-    ) -> Whole:
-        """As :meth:`handle_async_request`, without objects of httpx: ``head`` is sent as it is, before the body.
-
-        An error that is raised has the headers that came by then as ``headers``.
-
-        :raises TimeoutError: if the answer is not complete within ``total_s``.
-        """
-        due = asyncio.get_running_loop().time() + total_s
-        server = self._server(url)
-        connection = await self._request(server, url, head, body, connect_s, most_bytes, due)
-        whole = Whole(connection.status, connection.headers, connection.body())
-        self.give_back(server, connection)
-        return whole
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send, and return when the answer is there; of an event stream when its headers are.
@@ -151,12 +134,12 @@ class Connections(httpx.AsyncBaseTransport):
         :raises httpx.ReadError, httpx.RemoteProtocolError: if it may have been.
         :raises AnswerTooLarge: if the body is larger than allowed.
         """
-        url, body = request.url, await request.aread()
-        head = head_of(request.method, url, request.headers) + b"\r\n"
+        body = await request.aread()
+        head = head_of(request.method, request.url, request.headers) + b"\r\n"
         connect_s = request.extensions.get("timeout", {}).get("connect", _CONNECT_S)
         most_bytes = request.extensions.get("most_bytes", ANSWER_BYTES)
-        server = self._server(url)
-        connection = await self._request(server, url, head, body, connect_s, most_bytes)
+        server = self.server(request.url)
+        connection = await self.fetch(server, head, body, connect_s=connect_s, most_bytes=most_bytes)
         if not connection.is_complete:
             stream = _Rest(connection, self, server)
             return httpx.Response(connection.status, headers=connection.headers, stream=stream)
@@ -164,48 +147,63 @@ class Connections(httpx.AsyncBaseTransport):
         self.give_back(server, connection)
         return response
 
-    def _server(self, url: httpx.URL) -> _Server:
+    def server(self, url: httpx.URL) -> Server:
+        """What is known of the server that this URL leads to."""
         origin = (url.raw_scheme, url.raw_host, url.port)
         found = self._servers.get(origin)
         if found is None:
-            found = self._servers[origin] = _Server()
+            found = self._servers[origin] = Server(url)
         return found
 
-    async def _request(
+    async def fetch(
         self,
-        server: _Server,
-        url: httpx.URL,
+        server: Server,
         head: bytes,
         body: bytes,
+        *,
         connect_s: float,
         most_bytes: int,
-        due: float | None = None,
+        total_s: float | None = None,
     ) -> Connection:
-        """Send, and return the connection when it has the answer, as :meth:`Connection.request` says."""
-        connection = server.take()
+        """As :meth:`handle_async_request`, without objects of httpx: ``head`` is sent as it is, before the body. Returns the
+        connection that has the answer; without ``total_s``, where that is an event stream, its headers. It is to be given to
+        :meth:`give_back`.
+
+        An error that is raised has the headers that came by then as ``headers``.
+
+        :raises TimeoutError: if the answer is not complete within ``total_s``.
+        """
+        now = time.monotonic()  # as a loop's clock, which stands still while its callbacks run
+        due = None if total_s is None else now + total_s
+        connection = server.take(now)
         if connection is not None and connection.streamed:
             connection = await server.settled(connection)
-        if connection is not None:
+        while True:
+            if connection is None:
+                connection = await self._connect(server, connect_s)
             try:
                 await connection.request(head, body, due=due, most_bytes=most_bytes)
-                return connection
-            except MetClose:
+            except MetClose:  # so it is none that was just made
+                connection.abort()
+                connection = None
                 self.sent_anew += 1
-        connection = await self._connect(url, connect_s)
-        connection.when_closed = server.closed
-        await connection.request(head, body, due=due, most_bytes=most_bytes)
-        return connection
+            except BaseException as error:
+                connection.abort()
+                vars(error)["headers"] = connection.headers
+                raise
+            else:
+                return connection
 
-    def give_back(self, server: _Server, connection: Connection) -> None:
+    def give_back(self, server: Server, connection: Connection) -> None:
         """A request is over. Its connection is kept for the next one, if it can be."""
-        loop = asyncio.get_running_loop()
-        now = loop.time()
+        now = time.monotonic()
         if not connection.reusable or now < server.closes_until[connection.streamed]:
             connection.abort()
             return
         connection.idle_since = now
         server.idle.append(connection)
         if self._sweep is None:
+            loop = asyncio.get_running_loop()
             self._sweep = loop.call_later(_IDLE_S, self._close_idle, loop)
 
     def _close_idle(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -215,13 +213,16 @@ class Connections(httpx.AsyncBaseTransport):
         if any(server.idle for server in self._servers.values()):
             self._sweep = loop.call_later(_IDLE_S / 4, self._close_idle, loop)
 
-    async def _connect(self, url: httpx.URL, connect_s: float) -> Connection:
-        host, port = url.host, url.port or (443 if url.scheme == "https" else 80)
+    async def _connect(self, server: Server, connect_s: float) -> Connection:
+        host, port = server.host, server.port
         loop = asyncio.get_running_loop()
         try:
             async with self._connecting, within(connect_s):
                 found = await self._look_up(loop, host, port)
-                context = self._ssl if url.scheme == "https" else None
+                if self._check_address is not None:
+                    for each in found:
+                        self._check_address(host, port, str(each[4][0]))
+                context = self._ssl if server.is_tls else None
                 name = host if context else None
                 if only := _only_address(found):  # the loop's own way takes half the time
                     transport, connection = await loop.create_connection(
@@ -241,12 +242,13 @@ class Connections(httpx.AsyncBaseTransport):
         except OSError as error:  # DNS, refused, unreachable, TLS
             self._addresses.pop((host, port), None)
             raise httpx.ConnectError(f"{host}:{port}: {words(error)}") from None
+        connection.when_closed = server.closed
         return connection
 
     async def _look_up(
         self, loop: asyncio.AbstractEventLoop, host: str, port: int
     ) -> Sequence[aiohappyeyeballs.AddrInfoType]:
-        async with self._looking_up:
+        async with self._looking_up.setdefault((host, port), asyncio.Lock()):
             known = self._addresses.get((host, port))
             if known is None or known[0] < loop.time():
                 found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -273,7 +275,7 @@ def _only_address(found: Sequence[aiohappyeyeballs.AddrInfoType]) -> tuple[str, 
 class _Rest(httpx.AsyncByteStream):
     """The body of an answer that is still coming."""
 
-    def __init__(self, connection: Connection, connections: Connections, server: _Server) -> None:
+    def __init__(self, connection: Connection, connections: Connections, server: Server) -> None:
         self._connection = connection
         self._connections = connections
         self._server = server

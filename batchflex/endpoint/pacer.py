@@ -25,7 +25,7 @@ class Allowance:
     """What a key may use, wherever it is used: quotas, a time until which nothing goes, and how many may be in flight.
 
     ``rpm`` and ``tpm`` are ceilings that the job sets. Where the endpoint counts each model by itself, so is what is learned of
-    its limits, from when that is seen.
+    its limits, from when that is seen. ``is_free`` is that nothing has limited it so far, neither a ceiling nor the endpoint.
     """
 
     def __init__(
@@ -37,6 +37,7 @@ class Allowance:
         self.requests = Quota(rpm)
         self.tokens = Quota(tpm, of_tokens=True)
         self.slots = KeySlots()
+        self.is_free = self.requests.is_free and self.tokens.is_free
         self.said: Message | None = None
         self.held_since = float("-inf")
         self._jitter = jitter or random.Random()
@@ -104,12 +105,16 @@ class Allowance:
 
     def take(self, now: float, cost: Cost, window: int) -> None:
         """An attempt is sent that is expected to use ``cost.tokens``, to an endpoint with a ``window`` of so many in flight."""
-        cost.requests_mark = self.requests.take(now)
-        cost.tokens_mark = self.tokens.take(now, cost.tokens)
-        if self._ramp_s:
-            self._ramp_next = now + self._ramp_s / window
-            if now >= self._held_until + self._ramp_s:
-                self._ramp_s = 0.0
+        if self.is_free:
+            cost.requests_mark = self.requests.taken = self.requests.taken + 1.0
+            cost.tokens_mark = self.tokens.taken = self.tokens.taken + cost.tokens
+        else:
+            cost.requests_mark = self.requests.take(now)
+            cost.tokens_mark = self.tokens.take(now, cost.tokens)
+            if self._ramp_s:
+                self._ramp_next = now + self._ramp_s / window
+                if now >= self._held_until + self._ramp_s:
+                    self._ramp_s = 0.0
         if self._by_model is not None:
             self._of(cost.sent_model).take(now, cost, window)
         elif cost.sent_model:
@@ -129,9 +134,10 @@ class Allowance:
         """The attempt was answered, and has used so many tokens."""
         self._refusals = 0
         self.accepted(now, cost)
-        self._correct(now, cost, tokens - cost.tokens)
-        if self._by_model is not None:
-            self._of(cost.sent_model)._refusals = 0
+        if not self.is_free:
+            self._correct(now, cost, tokens - cost.tokens)
+            if self._by_model is not None:
+                self._of(cost.sent_model)._refusals = 0
 
     def unused(self, now: float, cost: Cost) -> None:
         self._correct(now, cost, -cost.tokens)
@@ -143,11 +149,13 @@ class Allowance:
 
     def reported(self, now: float, cost: Cost, limits: RateLimits) -> None:
         """What the headers of an answer, or of a refusal, say of the quotas."""
+        self.is_free = False
         for each in (limits, *limits.further):
             if each.in_flight is not None and each.in_flight.limit is not None:
                 self.slots.reported(now, each.in_flight.limit)
             self._by_itself(now, cost, each)
             learning = self._of(cost.sent_model)
+            learning.is_free = False
             if each.requests is not None:
                 learning.requests.reported(now, cost.requests_mark, each.requests, each.descriptor)
             if each.tokens is not None:
@@ -203,6 +211,7 @@ class Allowance:
         self._refused_since.setdefault(cost.sent_model, now)
         if alone:
             return
+        self.is_free = False
         if limited.kind == "in_flight":
             self.slots.refused(now, cost.sent_at, limited.limit)
             return
@@ -211,6 +220,7 @@ class Allowance:
         learning._hold(now, cost, retry_after_s, limited)
 
     def _hold(self, now: float, cost: Cost, retry_after_s: float | None, limited: Limited) -> None:
+        self.is_free = False
         if retry_after_s:
             hold = retry_after_s
         elif cost.sent_at >= self.held_since:
@@ -251,10 +261,12 @@ class Pacer:
         self._spread_next = float("-inf")
 
     def wait_s(self, now: float, cost: Cost) -> float:
-        """Seconds until an attempt may go; 0 is now."""
-        if self.allowance.slots.most is not None:
-            self.concurrency.allow(self.allowance.slots.most)
-        wait = self.allowance.wait_s(now, self._estimate(cost), self._model or cost.model)
+        """Seconds until an attempt may go; 0, or less, is now."""
+        wait, allowance = 0.0, self.allowance
+        if not allowance.is_free or allowance.slots.most is not None:
+            if allowance.slots.most is not None:
+                self.concurrency.allow(allowance.slots.most)
+            wait = allowance.wait_s(now, self._estimate(cost), self._model or cost.model)
         return max(self._spread_next - _SPREAD_CATCH_UP_S - now, wait)
 
     def server_wait_s(self, now: float, model: str) -> float:
@@ -269,20 +281,22 @@ class Pacer:
         """For how many seconds all such rows were refused."""
         return self.allowance.refused_for_s(now, self._model or model)
 
-    def sent(self, now: float, cost: Cost) -> None:
-        cost.sent_at = now
+    def sent(self, now: float, cost: Cost, in_flight: int) -> None:
+        """An attempt goes; with it so many are in flight here."""
+        cost.sent_at, cost.among = now, in_flight
         cost.sent_model = self._model or cost.model
         cost.tokens = self._estimate(cost)
         self.allowance.take(now, cost, self.concurrency.size)
         self.allowance.slots.in_flight += 1
-        if gap_s := self.concurrency.gap_s:
+        if not self.concurrency.fixed and (gap_s := self.concurrency.gap_s):
             self._spread_next = max(self._spread_next, now) + gap_s
 
     def ended(self, now: float) -> None:
         """An attempt is over, however it ended; called after everything else about it."""
-        self.allowance.slots.ended(now)
-        if self.allowance.slots.most is not None:
-            self.concurrency.allow(self.allowance.slots.most)
+        slots = self.allowance.slots
+        slots.ended(now)
+        if slots.most is not None:
+            self.concurrency.allow(slots.most)
 
     def answered(self, now: float, cost: Cost, usage: Usage, in_flight: int) -> None:
         """A completion came; so many are still in flight."""
@@ -292,7 +306,8 @@ class Pacer:
             used = float(usage.total_tokens)
             self._estimate.learn(cost, usage)
         self.allowance.answered(now, cost, used)
-        self.concurrency.left(now, cost.sent_at, in_flight, "answer")
+        if not self.concurrency.fixed:
+            self.concurrency.left(now, cost.sent_at, in_flight, "answer", among=cost.among)
 
     def unsent(self, now: float, cost: Cost, in_flight: int) -> None:
         """What was admitted was never sent."""
@@ -311,7 +326,7 @@ class Pacer:
         """
         if reached:
             self.allowance.accepted(now, cost)
-        self.concurrency.left(now, cost.sent_at, in_flight, "answer" if of_row else "failure")
+        self.concurrency.left(now, cost.sent_at, in_flight, "answer" if of_row else "failure", among=cost.among)
 
     def reported(self, now: float, cost: Cost, limits: RateLimits) -> None:
         """What the headers of an answer, or of a refusal, say of the quotas."""

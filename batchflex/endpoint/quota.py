@@ -144,8 +144,13 @@ class Quota:
         self._refusals = RefusalLimit()
         self._learned = False
         self._was_empty = False
-        self._taken = 0.0
+        self.taken = 0.0
         self._next = float("-inf")
+
+    @property
+    def is_free(self) -> bool:
+        """Whether nothing limits it yet; until then what is taken is only counted, in ``taken``."""
+        return self._ceiling is None and not self._learned
 
     @property
     def rate(self) -> float | None:
@@ -179,7 +184,7 @@ class Quota:
 
     def take(self, now: float, units: float = 1.0) -> float:
         """``units`` are sent now; returns their mark."""
-        self._taken += units
+        self.taken += units
         if self._ceiling is not None:
             self._ceiling.take(now, units)
         self._refusals.took(now, units)
@@ -194,7 +199,7 @@ class Quota:
                 self._next = max(self._next, now) + units / rate
             elif careful_s := self._refusals.careful_s:
                 self._next = now + self._catch_up_s + careful_s
-        return self._taken
+        return self.taken
 
     def correct(self, now: float, sent_at: float, units: float) -> None:
         """What was sent then used so many units more (or, negative, less) than was taken for it."""
@@ -220,14 +225,14 @@ class Quota:
         if level.limit is None or level.remaining is None or descriptor in self._dropped:
             return
         learned = self._headers.setdefault(descriptor, HeaderLimit())
-        learned.reported(now, mark, self._taken, level)
+        learned.reported(now, mark, self.taken, level)
         if learned.contradicted and not descriptor:
             del self._headers[descriptor]
             self._dropped.add(descriptor)
             self._next = min(self._next, now)
         if not self._learned and level.window_s and level.reset_s is None and (rate := self._rate(now)):
             # What went before anything was known is a part of the window that began with it.
-            self._next = now + min(self._taken, level.limit - level.remaining) / rate
+            self._next = now + min(self.taken, level.limit - level.remaining) / rate
         self._learned = True
         self._was_empty = self._was_empty or self.empty_s(now, 1.0) > 0
 

@@ -83,11 +83,14 @@ class RefusalLimit:
         self._refused_in_a_row = 0
         if self._begin is None:
             self._begin = sent_at
+        if self._first_refused is None:
+            self._units += units if sent_at >= self._begin else 0.0
+            return
         if self._end is not None and sent_at >= self._end:
             self._span_is_over()
         if sent_at >= self._begin:
             self._units += units
-        if self._first_refused is not None and sent_at >= self._first_refused:
+        if sent_at >= self._first_refused:
             self._ever_accepted += units
         self._accepted_since_hold = self._accepted_since_hold or sent_at >= self._held_until
         if self._since is not None and sent_at >= self._since:

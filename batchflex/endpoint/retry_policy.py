@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import TypeVar, cast
 
+import msgspec
 import tenacity
 
 from ..config import RetrySection
@@ -20,8 +20,7 @@ from ..core import AttemptError, Deferred, Transient
 T = TypeVar("T")
 
 
-@dataclass(slots=True)
-class Tries:
+class Tries(msgspec.Struct):
     """What one row has used up: ``sent`` requests, ``spent`` attempts that count, ``seconds`` in attempts and waits.
 
     ``latest_s`` is how long the latest attempt took.

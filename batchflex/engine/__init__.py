@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .underway import (
         RowStream as RowStream,
         Underway as Underway,
+        awaited as awaited,
         on_a_loop as on_a_loop,
         rows_of as rows_of,
         wait_for as wait_for,

@@ -45,11 +45,11 @@ class Accounting:
         now = self.budget.cost(size, request.max_tokens, cost.prices, request.model)
         cost.body_bytes, cost.most_tokens, cost.most_usd = now.body_bytes, now.most_tokens, now.most_usd
 
-    def answered(self, endpoint: EndpointSlots, cost: Cost, usage: Usage, *, probe: bool = False) -> None:
+    def answered(self, now: float, endpoint: EndpointSlots, cost: Cost, usage: Usage, *, probe: bool = False) -> None:
         """An attempt was answered."""
-        now = time.monotonic()
         self._run_state.use(usage, None if cost.prices is None else price_usd(cost.prices, usage))
-        self.budget.settled(cost, usage, None if probe else now - cost.sent_at, billed=True)
+        if self.budget.is_limited:
+            self.budget.settled(cost, usage, None if probe else now - cost.sent_at, billed=True)
         if probe:
             endpoint.pacer.probed(now, cost, usage)
         else:

@@ -172,13 +172,6 @@ class Admission:
         """Whether one request may have to wait, for a limit or for another endpoint, while another may go."""
         return any(endpoint.pacer.allowance.may_pass_over or endpoint.without for endpoint in self.endpoints)
 
-    def has_room(self, endpoint: EndpointState) -> bool:
-        return (
-            endpoint.in_flight < endpoint.window
-            and endpoint.is_open
-            and not (endpoint.probe_waits or endpoint.awaiting_verdict)
-        )
-
     def bound_by_slots(self) -> Bound:
         usable = [endpoint for endpoint in self.endpoints if endpoint.is_open]
         if not usable:

@@ -1,20 +1,22 @@
-"""Files of requests, read when these are sent: in threads, and no more at a time than memory bears."""
+"""Files of requests, fetched and read when these are sent: in threads, and no more at a time than memory bears."""
 
 from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 import anyio
 import anyio.to_thread
 import msgspec
 
-from ..attachments import filled, without_data
+from ..attachments import RemoteFile, filled, without_data
 from ..core import Attachment, AttemptError, Request
+from .remote_files import RemoteFiles
 
 _MOST_HELD = 512 << 20  # bytes that files take which are being read or sent, or whose answers are awaited
+_REMOTE_BYTES = 4 << 20  # that a remote file is taken for until it is there
 _COPIES = 3  # of what is sent: by itself, in the body, and with its head
 _MOST_THREADS = 8
 _MOST_AHEAD = 4 * _MOST_THREADS  # requests whose files are read before there is a slot for them
@@ -45,13 +47,14 @@ def take_out(fault: AttemptError) -> None:
 
 
 class AttachedFiles:
-    """Reads the files of requests of one run.
+    """Reads the files of requests of one run, and has the ``remote`` ones fetched.
 
     What has been read may wait for a slot, and new rows may have to wait there until one that has failed is answered. So one of
     those that have failed needs no room: one at a time.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, remote: RemoteFiles) -> None:
+        self._remote = remote
         self._threads = anyio.CapacityLimiter(min(_MOST_THREADS, os.cpu_count() or 1))
         self._held = self._ahead = 0
         self._is_beyond = False  # one that is tried again holds more than there is
@@ -60,8 +63,8 @@ class AttachedFiles:
 
     @property
     def are_awaited(self) -> bool:
-        """Whether rows wait for a thread to read their files, or for room."""
-        return bool(self._again or self._fresh) or self._threads.available_tokens < 1
+        """Whether rows wait for their files: for a server, for a thread to read them, or for room."""
+        return bool(self._again or self._fresh) or self._threads.available_tokens < 1 or self._remote.are_awaited
 
     @asynccontextmanager
     async def of(
@@ -71,8 +74,9 @@ class AttachedFiles:
         the request is not wanted any more then. ``again`` is that it was sent before, and failed.
 
         :raises FileFault: if one cannot be sent, with a sentence.
+        :raises NotYet, HostDown: as :meth:`RemoteFiles.of`.
         """
-        size = _COPIES * sum(file.size for file in request.files)
+        size = _COPIES * sum(_REMOTE_BYTES if file.url else file.size for file in request.files)
         is_beyond = await self._room(size, again)
         self._held += size
         self._ahead += 1
@@ -86,11 +90,17 @@ class AttachedFiles:
 
         try:
             self._wake()  # there may be room for another
-            contents = None
+            contents = fetched = None
             if is_wanted():
+                fetched = await self._remote.of(request.files)
+            if fetched is not None:
+                known = _COPIES * sum(len(fetched[f.url].data) if f.url in fetched else f.size for f in request.files)
+                self._held += known - size
+                size = known
                 contents = await anyio.to_thread.run_sync(
-                    _read, request.files, is_wanted, limiter=self._threads, abandon_on_cancel=True
+                    _read, request.files, fetched, is_wanted, limiter=self._threads, abandon_on_cancel=True
                 )
+            del fetched
             needed = 0 if contents is None else _COPIES * contents.size
             self._held += needed - size
             size = needed
@@ -129,7 +139,9 @@ class AttachedFiles:
             queue.popleft().set()
 
 
-def _read(files: Sequence[Attachment], is_wanted: Callable[[], bool]) -> Contents | None:
+def _read(
+    files: Sequence[Attachment], fetched: Mapping[str, RemoteFile], is_wanted: Callable[[], bool]
+) -> Contents | None:
     from ..attachments import content_of  # with what reads images and documents, which most runs have none of
 
-    return Contents(files, [content_of(file) for file in files]) if is_wanted() else None
+    return Contents(files, [content_of(file, fetched.get(file.url)) for file in files]) if is_wanted() else None

@@ -122,7 +122,7 @@ class Budget:
         self._tokens = limit(limits.budget_tokens, "budget_tokens")
         self._requests = limit(limits.budget_requests, "budget_requests")
         self.is_bounded = bool(limits.budget_usd or limits.budget_tokens or limits.budget_requests)
-        self._limited = self.is_bounded or deadline_s is not None
+        self.is_limited = self.is_bounded or deadline_s is not None
         self._counted = 0
         self._densest = 0.0
 
@@ -137,7 +137,7 @@ class Budget:
 
     def verdict(self, now: float, cost: Cost) -> Verdict:
         """Whether an attempt may go now."""
-        if not self._limited:
+        if not self.is_limited:
             return GO
         if self._deadline.left_s(now) <= 0:
             return Verdict(stop="deadline", why="the deadline leaves no time for another answer")
@@ -168,7 +168,7 @@ class Budget:
         ``took_s`` is how long an answer took that others may take as well.
         One that was not even ``sent`` gives everything back.
         """
-        if took_s is not None:
+        if took_s is not None and self._deadline.due is not None:
             self._deadline.answered(took_s)
         if not self.is_bounded:
             return

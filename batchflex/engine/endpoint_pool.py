@@ -77,8 +77,11 @@ class EndpointPool:
         of_model.answered = request
         if sent_at > of_model.proof_at:
             of_model.proof_at = sent_at
-        self.responded(state, number, first=first)
-        self._admission.prove(state)
+        state.breaker.answered(number, first=first)
+        if state.failing:
+            self.follow_breaker(state)
+        if not state.proven:
+            self._admission.prove(state)
 
     def responded(self, state: EndpointState, number: int, *, first: bool) -> None:
         """The endpoint answered, perhaps with a refusal of this one row."""
@@ -106,12 +109,6 @@ class EndpointPool:
             self._begin_outage(state, fault, request)
         self.follow_breaker(state)
         return classify.deferred(fault) if state.breaker.is_open else fault
-
-    def ended(self, state: EndpointState, number: int) -> None:
-        """That attempt is over, however it ended."""
-        state.breaker.ended(number)
-        if state.failing:
-            self.follow_breaker(state)
 
     def refused_all(self, state: EndpointState, fault: RunFault, request: Request) -> AttemptError:
         """The endpoint refuses everything, whatever the row; returns what that means for the row."""

@@ -58,6 +58,13 @@ class EndpointSlots:
     def is_open(self) -> bool:
         return not self.pauses and not self.closed
 
+    @property
+    def has_room(self) -> bool:
+        """Whether one more may go."""
+        if self.pauses or self.closed or self.probe_waits or self.awaiting_verdict:
+            return False
+        return self.in_flight < self.window
+
 
 @dataclass(slots=True)
 class ModelState:

@@ -11,8 +11,8 @@ import anyio.to_thread
 from ..config import Environment, Job, ScoreSection, build, environment_of
 from ..core import BatchflexError, FolderError, JobError
 from ..results import view
-from ..scoring import functions, judge as judging, scores_file
-from ..storage import Folder, ResultsFiles
+from ..scoring import ScoreSummary, functions, judge as judging, scores_file
+from ..storage import Folder, ResultsFiles, ScoresFiles
 from .job_run import JobRun
 from .run_result import Observer, Run
 
@@ -26,11 +26,14 @@ class Evaluation(NamedTuple):
     unfinished: str | None = None
 
 
-def require(job: Job) -> None:
+def require(job: Job, *, is_retry: bool = False) -> None:
     """Check that what scores are made with is there, before anything is sent.
 
-    :raises JobError: if a function of one's own is not there, or a judge's job is not as it should be.
+    :raises JobError: if a function of one's own is not there, a judge's job is not as it should be, or a baseline is none of the
+        sweep points (but in a retry, whose job has run with that).
     """
+    if not is_retry:
+        scores_file.require_baselines(job, job.score)
     functions.load(job.score)
     for spec in job.score:
         if spec.kind == "judge":
@@ -68,6 +71,22 @@ async def evaluate(
     return Evaluation(made, "\n".join(map(_unfinished, stopped)) or None)
 
 
+async def again(folder: Folder) -> bool:
+    """Make scores anew that are older than the results, by the folder's job, as they were made. Whether that was done: not where
+    they are current, or another job file named them, or a judge, who is not asked here.
+
+    :raises JobError, FolderError, StorageError: as :func:`evaluate`.
+    """
+    if not (ScoresFiles(folder).exists and ResultsFiles(folder).exists) or view.are_scored(folder):
+        return False
+    found, job = scores_file.read(folder), scored_job(folder)
+    specs = None if found is None else scores_file.specs_of(found, job.score)
+    if not specs:
+        return False
+    await evaluate(job, folder.path, specs)
+    return True
+
+
 def so_far(out: Path, specs: Sequence[ScoreSection] | None = None) -> dict[str, Any]:
     """The scores of what is answered in an output folder by now, whether a run goes on there or not: what ``scores.json`` holds
     but for ``results`` and ``made_by``, and ``planned`` rows beside it (``None`` if that is not known). By the job's own scores
@@ -86,7 +105,7 @@ def so_far(out: Path, specs: Sequence[ScoreSection] | None = None) -> dict[str, 
     found = scores_file.so_far(folder, job, specs, grades)
     if not found["rows"]:
         raise FolderError(f"nothing is answered in {out} yet, so there is nothing to score")
-    return {**found, "judges": [], "planned": folder.read_state().get("planned")}
+    return ScoreSummary({**found, "judges": [], "planned": folder.read_state().get("planned")})
 
 
 def at_hand(folder: Folder, rows: int) -> dict[str, Any] | None:
@@ -155,4 +174,4 @@ async def after(
     except BatchflexError as error:
         run.unscored = f"the scores could not be made: {error}\nMend it, then: batchflex score {run.out}"
     else:
-        run.scores, run.unscored = made.summary, made.unfinished
+        run.scores, run.unscored = ScoreSummary(made.summary), made.unfinished

@@ -6,6 +6,10 @@ from ..core import Message, Outcome, unquoted
 
 _FIRST_ALIKE = 20
 _SHARE_FROM_ROWS = 50
+_WHAT_TO_DO = (
+    "If the server ignores what answers are to look like, say it in the prompt; what is there is kept, and can be read otherwise "
+    "by: batchflex results OUT --reparse --set answer.lenient=true"
+)
 
 
 class Failures:
@@ -21,9 +25,12 @@ class Failures:
         self._final = self._failed = 0
         self._first: tuple[int | None, str | None, str | None] | None = None
         self._alike = True
+        self._answered = self._invalid = 0
 
     def add(self, outcome: Outcome) -> Message | None:
         """Count a final row. Returns a sentence if the run should end now."""
+        self._answered += outcome.status != "failed"
+        self._invalid += outcome.status == "invalid"
         if not outcome.attempts or (isinstance(self._most, float) and self._most >= 1.0):
             return None
         self._final += 1
@@ -44,6 +51,14 @@ class Failures:
             return None
         so_many = f"{self._failed:,} of {self._final:,} rows failed (limits.max_failures is {self._most}); the latest"
         return _sentence(so_many, outcome)
+
+    def doubt(self, outcome: Outcome) -> Message | None:
+        """A sentence if with this row, which was added last, all of the first 20 answers do not fit. Such a run may be what is
+        wanted (they are kept, and can be read anew), so that it is for people to end it."""
+        if outcome.status != "invalid" or not self._answered == self._invalid == _FIRST_ALIKE:
+            return None
+        said = Message(f": {outcome.error_message}", "") + ". "
+        return Message.of(f"the first {_FIRST_ALIKE} answers are all invalid, the latest") + said + _WHAT_TO_DO
 
 
 def _sentence(what: str, outcome: Outcome) -> Message:

@@ -86,7 +86,7 @@ class Gate:
         if self._again or self._fresh:
             return self._bound if self._may_begin(again=bool(self._again)) else "endpoint"
         admission = self.admission
-        return None if any(map(admission.has_room, self.endpoints)) else admission.bound_by_slots()
+        return None if any(each.has_room for each in self.endpoints) else admission.bound_by_slots()
 
     async def enter(self, cost: Cost, *, again: bool = False) -> EndpointState | None:
         """Take a slot, waiting for it; ``again`` goes before new rows. ``None``: nothing more is admitted."""
@@ -95,7 +95,8 @@ class Gate:
         queue = self._again if again else self._fresh
         admission = self.admission
         must_queue = queue or self.is_paused or (admission.is_shared and admission.must_queue(self))
-        if not must_queue and self._may_begin(again=again) and (endpoint := self._admit(cost)) is not None:
+        may_begin = (admission.proven and not (self.backing_off or self._again)) or self._may_begin(again=again)
+        if not must_queue and may_begin and (endpoint := self._admit(cost)) is not None:
             return endpoint
         if self.closed:
             return None
@@ -132,11 +133,12 @@ class Gate:
             self.admission.pump()
 
     def _take(self, endpoint: EndpointState, cost: Cost, now: float) -> None:
-        self._budget.sent(cost)
+        if self._budget.is_bounded:
+            self._budget.sent(cost)
         self.in_flight += 1
         endpoint.in_flight += 1
         endpoint.sent_at = now
-        endpoint.pacer.sent(now, cost)
+        endpoint.pacer.sent(now, cost, endpoint.in_flight)
         if self.admission.is_shared:
             self.admission.went(self)
 
@@ -151,7 +153,8 @@ class Gate:
         self.in_flight -= 1
         endpoint.in_flight -= 1
         endpoint.pacer.ended(self._clock())
-        self.admission.pump()
+        if self._again or self._fresh or self.admission.is_shared:
+            self.admission.pump()
 
     def begin_backing_off(self, model: str = "") -> None:
         """A row of this model waits for another attempt, at the gate or elsewhere."""
@@ -265,7 +268,7 @@ class Gate:
         least, soonest, roomy = float("inf"), float("inf"), False
         self._others_may_go = False
         for endpoint in self.endpoints:
-            if not self.admission.has_room(endpoint):
+            if not endpoint.has_room:
                 continue
             if endpoint.without and cost.model in endpoint.without:
                 self._others_may_go = True
@@ -274,12 +277,14 @@ class Gate:
             wait = endpoint.pacer.wait_s(now, cost)
             if wait > 0:
                 soonest = min(soonest, wait)
+            elif len(self.endpoints) == 1:
+                best = endpoint
             elif (load := endpoint.in_flight / endpoint.window) < least:
                 best, least = endpoint, load
         if not roomy:
             self._bound = self.admission.bound_by_slots()
             return None
-        if not self._affordable(now, cost):
+        if self._budget.is_limited and not self._affordable(now, cost):
             self._bound = "budget"
             self._others_may_go = False
             return None

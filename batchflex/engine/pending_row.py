@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+
+import msgspec
 
 from ..core import FormatFallback, RateLimited, Request
 from ..endpoint import Cost, Tries
@@ -17,8 +18,7 @@ _MOST_FREE_RETRIES = 10
 _MOST_REFUSALS, _ALONE, _LONGEST_ALONE_S = 50, 2, 5.0
 
 
-@dataclass(slots=True, eq=False)
-class PendingRow:
+class PendingRow(msgspec.Struct, eq=False):
     """``planned`` is the request as it is in the plan; ``request`` follows an answer that did not fit, if there was one, and
     ``sent_before`` is how many requests were sent until then.
 
@@ -43,7 +43,7 @@ class PendingRow:
     started_at: int = 0
     waiting: bool = False
     state: EndpointState | None = None
-    tries: Tries = field(default_factory=Tries)
+    tries: Tries = msgspec.field(default_factory=Tries)
 
     @property
     def may_be_forgiven(self) -> bool:
@@ -83,9 +83,10 @@ class PendingRow:
 
     def effort(self, fallback: FormatFallback | None = None) -> record.Effort:
         """How its outcome came about, by now."""
-        name, model = (self.state.endpoint.name, self.state.endpoint.model) if self.state else (None, None)
+        name, model = None, self.request.model
+        if self.state is not None:
+            name, model = self.state.endpoint.name, self.state.endpoint.model or model
         sent = self.sent_before + self.tries.sent
-        model = model or self.request.model
         return record.Effort(sent, self.started_at, now_us(), name, model, fallback, self.cost.prices)
 
 

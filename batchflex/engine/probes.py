@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import anyio
 
 from ..core import AttemptError, KeyReplaced, Request
@@ -65,7 +67,7 @@ class Prober:
                     answer = await state.client.attempt(request, route=self._route)
             except TimeoutError:
                 raise classify.timed_out(f"no answer to a request for one token within {_ANSWER_S:g} s") from None
-            self._accounting.answered(state, cost, answer.usage, probe=True)
+            self._accounting.answered(time.monotonic(), state, cost, answer.usage, probe=True)
             state.prove(like.model, cost.sent_at)
             return None
         except AttemptError as fault:

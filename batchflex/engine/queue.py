@@ -107,9 +107,16 @@ class RequestQueue:
             self._damage = damage
             return None
 
+    def take_now(self) -> Request | None:
+        """The next request, if one may go now. :meth:`back` is to be called with it."""
+        request = self._prefixes.take()
+        if self._prefixes.size == _READ_AHEAD // 2:
+            self._is_low.set()
+        return request
+
     async def take(self) -> Request | None:
         """The next request, once it may go; ``None`` when there are no more. :meth:`back` is to be called with it."""
-        while (request := self._prefixes.take()) is None:
+        while (request := self.take_now()) is None:
             is_waiting = self._prefixes.size > 0
             if self._closed and not is_waiting:
                 return None
@@ -119,8 +126,6 @@ class RequestQueue:
                     await self._more.wait()
             finally:
                 self.starving -= not is_waiting
-        if self._prefixes.size <= _READ_AHEAD // 2:
-            self._is_low.set()
         return request
 
     def back(self, request: Request) -> None:

@@ -7,7 +7,8 @@ import importlib
 import os
 import signal
 import time
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, nullcontext
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -132,38 +133,43 @@ class Execution:
         self._makes_table = self._at_once = False
 
     async def conduct(self, handle_signals: bool) -> Run:
-        self._emit_start()
-        self._warn_of_slips()
-        for note in self._prepared.notes:
-            self._emitter.note(note)
-        async with self._helper, anyio.create_task_group() as beside:
-            if handle_signals:
-                beside.start_soon(self._handle_signals)
-            beside.start_soon(self._monitor.report)
-            try:
-                self._folder.write_state(self.run_state.state(time.time()))
-                if not self._prepared.finished:
-                    await self._send_all()
-            except StorageError as error:
-                self.stop("disk", str(error))
-            except anyio.get_cancelled_exc_class():
-                self.stop("signal", "cancelled")
-                self._conclude()
-                raise
-            except BaseException as error:
-                fault = sole_fault(error)
-                if fault is not None:
-                    self.run_state.refused_with = fault.exit_code
-                kind = type(error).__name__
-                self.stop("error", Message(f"{kind}: {error}", kind) if fault is None else str(fault))
-                self._conclude()
-                raise
-            self._emit_substitutes()
-            await self._finish()
-            beside.cancel_scope.cancel()
-        self._observer.tick(self.run_state)
-        state = self._conclude()
+        # As soon and as long as can be: an exception that a signal raises in an event loop ends up anywhere.
+        with signals.received() if handle_signals else nullcontext() as received:
+            self._emit_start()
+            self._warn_of_slips()
+            for note in self._prepared.notes:
+                self._emitter.note(note)
+            async with self._helper, anyio.create_task_group() as beside:
+                if received is not None:
+                    beside.start_soon(self._handle_signals, received)
+                beside.start_soon(self._monitor.report)
+                await self._to_the_end()
+                beside.cancel_scope.cancel()
+            self._observer.tick(self.run_state)
+            state = self._conclude()
         return Run(self._folder.path, state, state | self.run_state.unquoted())
+
+    async def _to_the_end(self) -> None:
+        try:
+            self._folder.write_state(self.run_state.state(time.time()))
+            if not self._prepared.finished:
+                await self._send_all()
+        except StorageError as error:
+            self.stop("disk", str(error))
+        except anyio.get_cancelled_exc_class():
+            self.stop("signal", "cancelled")
+            self._conclude()
+            raise
+        except BaseException as error:
+            fault = sole_fault(error)
+            if fault is not None:
+                self.run_state.refused_with = fault.exit_code
+            kind = type(error).__name__
+            self.stop("error", Message(f"{kind}: {error}", kind) if fault is None else str(fault))
+            self._conclude()
+            raise
+        self._emit_substitutes()
+        await self._finish()
 
     def _emit_start(self) -> None:
         run_state = self.run_state
@@ -357,14 +363,13 @@ class Execution:
             return
         self.run_state.void()
 
-    async def _handle_signals(self) -> None:
-        with anyio.open_signal_receiver(*signals.ending()) as received:
-            async for number in received:
-                if self.run_state.signal is None:
-                    self.run_state.signal = int(number)
-                    self.stop("signal", f"interrupted by {signal.Signals(number).name}")
-                elif number != signal.SIGHUP:  # a terminal that is closed sends one, and its shell another
-                    self._end_at_once()
+    async def _handle_signals(self, received: AsyncIterator[signal.Signals]) -> None:
+        async for number in received:
+            if self.run_state.signal is None:
+                self.run_state.signal = int(number)
+                self.stop("signal", f"interrupted by {signal.Signals(number).name}")
+            elif number != signal.SIGHUP:  # a terminal that is closed sends one, and its shell another
+                self._end_at_once()
 
     def _end_at_once(self) -> None:
         self._at_once = True
@@ -426,7 +431,7 @@ class Execution:
 
         prepared, plan = self._prepared, self._plan
         layout = Layout() if prepared.kept else plan.layout(prepared.layout.files)
-        snapshot.keep(self._folder, plan, layout, prepared.snapshot, prepared.segment)
+        snapshot.keep(self._folder, plan, layout, prepared.snapshot)
 
     def _completion(self) -> CompletionMarker | None:
         """For the next run: what it need not find out if nothing has changed."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os.path
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..core import FolderError
+from ..core import FolderError, JobWarning
 from ..display import run_html, run_text
 from ..storage import Folder, ResultsFiles, RunState
 
@@ -75,11 +76,22 @@ class Run:
     def results(self) -> pl.DataFrame:
         """One row a request, in input order. CONTRACT.md gives the columns.
 
+        Carried columns are those of the input as it is now, as ``batchflex results`` has them; where that cannot be found out, or
+        the folder's scores are older then, there is a :class:`~batchflex.JobWarning`.
+
         :raises FolderError: if the run was stopped so early, or at once, that there is no table.
         """
         import polars as pl
 
-        there = ResultsFiles(Folder(self.out))
-        if not there.exists:
+        from ..results import refresh
+
+        folder = Folder(self.out)
+        if not ResultsFiles(folder).exists:
             raise FolderError(f"there is no table in {self.out}: {self.summary['message']}")
+        done = refresh(folder)
+        if done.warning is not None:
+            warnings.warn(done.warning, JobWarning, 2)
+        if done.note is not None and folder.scores_json.exists():
+            warnings.warn(f"{done.note}; the scores are older: batchflex score {self.out}", JobWarning, 2)
+        there = ResultsFiles(folder)
         return pl.read_parquet(there.paths, glob=False)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib.util
+import signal
 import threading
 import weakref
 from collections import deque
@@ -19,7 +20,8 @@ from typing import Any, TypeVar
 import anyio
 import anyio.from_thread
 
-from ..core import Outcome, RunStopped
+from ..core import Outcome, RunStopped, heard
+from ..display import in_notebook
 from ..results import ResultRow
 from .job_run import JobRun
 from .run_result import Run
@@ -29,6 +31,7 @@ T = TypeVar("T")
 MOST_WAITING = 1_000
 _LOOKS_EVERY_S = 0.1
 _FULL = "rows come faster than they are taken"
+_INTERRUPTED = "interrupted; what was answered is kept: run it again to go on"
 
 
 class Underway:
@@ -139,13 +142,44 @@ def wait_for(
     return result
 
 
+async def awaited(work: Callable[[Underway], Awaitable[Run]]) -> Run:
+    """The run, on this event loop. Cancelling whoever waits for it cancels it; in a notebook, where that is what an interrupt
+    does, as :func:`_ended_for` has it."""
+    if not in_notebook():
+        return await work(Underway())
+    underway = Underway()
+    task = asyncio.ensure_future(work(underway))
+    try:
+        await asyncio.wait([task])
+    except asyncio.CancelledError:
+        await _ended_for(task, underway)
+        raise asyncio.CancelledError(_INTERRUPTED) from None
+    return await task
+
+
+async def _ended_for(task: asyncio.Future[Run], underway: Underway) -> None:
+    """End the run for an interrupt of the kernel: what is in flight may finish within its grace, but for a second one. Of that a
+    kernel tells nobody who is being cancelled already, so it is listened for here."""
+    if not underway.stop("interrupted"):
+        task.cancel()
+    loop = asyncio.get_running_loop()
+    with heard(signal.SIGINT, lambda: loop.call_soon_threadsafe(task.cancel)):
+        while not task.done():
+            try:
+                await asyncio.wait([task])
+            except asyncio.CancelledError:  # by the code of the notebook
+                task.cancel()
+    if not task.cancelled():
+        task.exception()  # seen: the interrupt is what is raised
+
+
 class RowStream:
     """The rows of a run as they come: ``async for row in stream``. The run begins with the loop, on its event loop.
 
     Leaving the loop early stops the run, and what is in flight may finish within ``limits.grace_s``; to wait for that, as before
     the same job is run again, leave it within ``async with stream:``, or ``await stream.aclose()``. Cancelling the task that
-    takes the rows cancels the run. Either way what was answered is kept, and another loop goes on where this one ended. ``run``
-    is what came of the run, once it has ended.
+    takes the rows cancels the run; an interrupt of a notebook's kernel lets what is in flight finish first. Either way what was
+    answered is kept, and another loop goes on where this one ended. ``run`` is what came of the run, once it has ended.
     """
 
     def __init__(self, work: Callable[[Underway], Awaitable[Run]]) -> None:
@@ -218,6 +252,9 @@ async def rows_of(
                 break
             await changed.wait()
     except asyncio.CancelledError:
+        if in_notebook():
+            await _ended_for(task, underway)
+            raise asyncio.CancelledError(_INTERRUPTED) from None
         task.cancel()
         raise
     finally:

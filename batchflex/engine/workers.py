@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import anyio
 import msgspec
@@ -12,10 +13,7 @@ from anyio.abc import TaskGroup
 from ..attachments import FileFault
 from ..config import Job, unbounded
 from ..core import (
-    BAD,
     AttemptError,
-    Event,
-    FormatFallback,
     KeyReplaced,
     Outcome,
     Proof,
@@ -26,8 +24,8 @@ from ..core import (
     StorageError,
     Transient,
 )
-from ..endpoint import retry_policy
-from ..protocol import BLAMELESS, can_be_void, classify, failure_text, reask
+from ..endpoint import Cost, Pacer, retry_policy
+from ..protocol import BLAMELESS, RateLimits, can_be_void, classify, reask
 from ..storage import OutcomeWriter, RowContext, record
 from . import log_events
 from .accounting import Accounting
@@ -36,12 +34,15 @@ from .endpoint_pool import EndpointPool
 from .endpoint_state import EndpointState
 from .engine_member import Member
 from .failure_limit import Failures
+from .further_requests import FurtherRequests
 from .pending_row import PendingRow, now_us
 from .probes import Prober
 from .queue import RequestQueue
+from .remote_files import HostDown, NotYet, RemoteFiles
 from .undecided_failures import MOST_UNDECIDED, UndecidedFailures, UndecidedRow
 
 OnRow = Callable[[Outcome], None]
+_MOST_AWAITING_FILES = 1_000  # rows that wait for a file and take no worker
 _LET_FAIL = "see to the cause, or let so many rows fail with --set limits.max_failures=1.0"
 
 
@@ -49,10 +50,8 @@ class _Halted(Exception):
     """Nothing more is admitted for this row; it stays unfinished."""
 
 
-def _maybe_of_a_row(fault: RunFault, state: EndpointState) -> bool:
-    """Whether a refusal that usually means the run may mean the row, as others were answered: moderation answers 403, and a row
-    may itself name a model that is not there."""
-    return state.completions > 0 and (fault.http_status == 403 or fault.reason in ("model", "url"))
+def _reported(pacer: Pacer, cost: Cost, limits: RateLimits) -> None:
+    pacer.reported(time.monotonic(), cost, limits)
 
 
 class Workers:
@@ -73,6 +72,7 @@ class Workers:
         self._policy = job.retry
         self._limits, self._is_bounded = job.limits, accounting.budget.is_bounded
         self._reasks = job.reasks
+        self._further = FurtherRequests(job.reasks, context.route, accounting, member)
         self._failures = Failures(job.limits.max_failures)
         self._context = context
         self._pool = pool
@@ -83,7 +83,9 @@ class Workers:
         self._accounting = accounting
         self._prices = accounting.prices
         self._outcome_writer = outcome_writer
-        self.files = AttachedFiles()
+        self._remote_files = RemoteFiles(job, member.emit, self._gate.sleep)
+        self.files = AttachedFiles(self._remote_files)
+        self._awaiting_files = 0
         self._on_row = on_row
         self._rules: set[str] = set()
         self._unanswered: set[str] = set()  # models of rows that have no outcome, or failed
@@ -115,18 +117,22 @@ class Workers:
                         self._undecided.decide_all()
                     await self._changed.wait()
             self._member.on_return = None
+            await self._remote_files.aclose()
             if gone := self._pool.unanswered(self._unanswered):
                 self._stop(*gone)
+            elif left := self._remote_files.unanswered():
+                self._stop("files", left)
             watching.cancel_scope.cancel()
 
     async def _work(self, queue: RequestQueue, tasks: TaskGroup) -> None:
         """Work until the queue ends; with no other worker waiting, start the next: few rows need no thousand of them."""
         while True:
-            self._waiting += 1
-            request = await queue.take()
-            self._waiting -= 1
-            if request is None:
-                return
+            if (request := queue.take_now()) is None:
+                self._waiting += 1
+                request = await queue.take()
+                self._waiting -= 1
+                if request is None:
+                    return
             if self._unstarted and not self._waiting:
                 self._unstarted -= 1
                 tasks.start_soon(self._work, queue, tasks)
@@ -145,30 +151,46 @@ class Workers:
         if fault is not None:
             self._keep(record.unsendable(self._context, request, fault, now_us()), request)
             return None
-        to_send, before = request, request.before
-        if before is not None:
-            if (further := reask.further(request, before, self._reasks, self._context.route)) is None:
-                self._run_state.add(before)  # it cannot get longer
-                if self._on_row is not None:
-                    self._on_row(before)
-                return None
-            to_send = further
-        return PendingRow(request, to_send, self._accounting.cost(to_send))
+        to_send: Request | None = request
+        if (before := request.before) is not None:
+            to_send = reask.further(request, before, self._reasks, self._context.route)
+        if before is not None and to_send is None:
+            self._run_state.add(before)  # it cannot get longer
+            if self._on_row is not None:
+                self._on_row(before)
+        return None if to_send is None else PendingRow(request, to_send, self._accounting.cost(to_send))
 
-    async def _finish(self, row: PendingRow) -> None:
-        """Send until an answer fits or no further one is allowed. A failure is retried in a task of its own."""
+    async def _finish(self, row: PendingRow, *, apart: bool = False) -> None:
+        """Send until an answer fits or no further one is allowed. A failure is retried in a task of its own, and files are waited
+        for in one, unless this is one (``apart``) or there are too many."""
         further: PendingRow | None = row
         try:
             while further is not None:
                 row = further
-                further = await self._attempt(row)
+                if not row.request.files:
+                    further = await self._send(row)
+                elif apart or self._awaiting_files >= _MOST_AWAITING_FILES:
+                    further = await self._attempt_when_there(row)
+                else:
+                    further = await self._attempt(row)
         except _Halted:
             pass
+        except NotYet as later:
+            self._awaiting_files += 1
+            self._retrying += 1
+            self._retries.start_soon(self._finish_later, row, later)
         except AttemptError as fault:
             if isinstance(fault, Transient) and row.waiting:
                 self._start_retrying(row, fault)
             else:
                 self._settle_failure(row, fault)
+
+    async def _finish_later(self, row: PendingRow, later: NotYet) -> None:
+        """A row that waits for a file; its worker has gone on to the next one."""
+        await self._gate.sleep(later.wait_s)
+        await self._finish(row, apart=True)
+        self._awaiting_files -= 1
+        self._retried()
 
     def _start_retrying(self, row: PendingRow, first: Transient) -> None:
         self._retrying += 1
@@ -189,6 +211,9 @@ class Workers:
             self._gate.end_backing_off(row.request.model)
         if further is not None:
             await self._finish(further)
+        self._retried()
+
+    def _retried(self) -> None:
         self._retrying -= 1
         if not self._retrying:
             self._changed.set()
@@ -203,16 +228,21 @@ class Workers:
                 row.forgive()
             elif self._pool.any_answered:
                 await self._pool.find_proof(self._prober, state, row.request, row.failed_at, row.tries.sent)
-        return await self._attempt(row)
+        return await (self._attempt_when_there(row) if row.request.files else self._send(row))
+
+    async def _attempt_when_there(self, row: PendingRow) -> PendingRow | None:
+        """As :meth:`_attempt`; waits for files that are not there yet."""
+        while True:
+            try:
+                return await self._attempt(row)
+            except NotYet as later:
+                await self._gate.sleep(later.wait_s)
 
     async def _attempt(self, row: PendingRow) -> PendingRow | None:
-        """Send the row once, and store its answer before the slot is free. If that does not fit: what to send next.
+        """As :meth:`_send`, of a row with files.
 
-        :raises AttemptError: if no answer came.
-        :raises _Halted: if nothing was sent because the run is stopping, or the model is disabled everywhere.
+        :raises NotYet: if nothing was sent, as a file is not there yet.
         """
-        if not row.request.files:
-            return await self._send(row)
         # Read before there is a slot, so that none is taken for that, and no pace is upset by what reading takes.
         row.started_at = row.started_at or now_us()
         try:
@@ -221,23 +251,30 @@ class Workers:
                     raise self._halted(row)
                 self._accounting.measured(row.cost, row.request, contents.text_bytes)
                 return await self._send(row, contents)
+        except HostDown:
+            raise self._halted(row) from None
         except FileFault as fault:
             error = classify.unreadable_file(str(fault))
             self._keep(record.failed(self._context, row.request, row.effort(), error, "input"), row.request)
             return None
 
     async def _send(self, row: PendingRow, contents: Contents | None = None) -> PendingRow | None:
-        """As :meth:`_attempt`, with the files that are put in."""
-        model = row.request.model
+        """Send the row once, with the files that are put in, and store its answer before the slot is free. If that does not fit:
+        what to send next.
+
+        :raises AttemptError: if no answer came.
+        :raises _Halted: if nothing was sent because the run is stopping, or the model is disabled everywhere.
+        """
+        cost, pool, model = row.cost, self._pool, row.request.model
         while True:
-            if self._pool.any_disabled and self._pool.is_disabled_everywhere(model):
+            if pool.any_disabled and pool.is_disabled_everywhere(model):
                 raise self._halted(row)
-            state = await self._gate.enter(row.cost, again=row.waiting)
+            state = await self._gate.enter(cost, again=row.waiting)
             if state is None:
                 raise self._halted(row)
-            if not (self._pool.any_disabled and self._pool.is_disabled(state, model)):
+            if not (pool.any_disabled and pool.is_disabled(state, model)):
                 break
-            self._gate.give_back(state, row.cost)  # it was disabled between the two
+            self._gate.give_back(state, cost)  # it was disabled between the two
         if contents is not None:
             contents.went()
         if row.state is not None and row.outages != row.state.breaker.past_outages:
@@ -245,13 +282,12 @@ class Workers:
         row.state = state
         row.outages = state.breaker.past_outages
         if self._prices.differ:
-            row.cost.prices = self._prices.of(row.request.body, state.endpoint.name)
-        run_state = self._run_state
+            cost.prices = self._prices.of(row.request.body, state.endpoint.name)
+        run_state, tries = self._run_state, row.tries
         row.started_at = row.started_at or now_us()
         run_state.requests_sent += 1
-        run_state.retries += row.tries.sent > 0
-        began, number = row.cost.sent_at, state.breaker.sent()
-        row.number = number
+        run_state.retries += tries.sent > 0
+        began, row.number = cost.sent_at, state.breaker.sent()
         sent, fallback = (
             state.quirks.adapted(row.request, self._context.route) if state.quirks.instead else (row.request, None)
         )
@@ -260,20 +296,19 @@ class Workers:
         streamed = state.streams(sent)
         try:
             (answer,) = await state.client.send(
-                self._context.route, (sent,),
-                lambda limits: state.pacer.reported(time.monotonic(), row.cost, limits), streamed=streamed,
-            )  # fmt: skip
+                self._context.route, (sent,), partial(_reported, state.pacer, cost), streamed=streamed
+            )
             now = time.monotonic()
-            row.tries.count(now - began, costs=True)
+            tries.count(now - began, costs=True)
             if b'"response_format"' in row.request.body:
                 state.quirks.answered(row.request, fallback)
             made = record.answered(self._context, row.request, row.effort(fallback), answer)
             if streamed and made.cut_by == "server" and made.ttft_s is None:  # it streams nothing, and never will
                 made = msgspec.structs.replace(made, cut_by=None)
-            further = self._further(row, state, made) if made.status in reask.REASK_STATUSES else None
+            further = self._further.after_answer(row, state, made) if made.status in reask.REASK_STATUSES else None
             self._keep(made, row.request, final=further is None)
-            self._accounting.answered(state, row.cost, answer.usage)
-            self._pool.answered(state, number, row.request, began, first=not row.waiting)
+            self._accounting.answered(now, state, cost, answer.usage)
+            pool.answered(state, row.number, row.request, began, first=not row.waiting)
             if self._undecided.rows:
                 self._undecided.answered(state, model, began)
             return further
@@ -283,68 +318,21 @@ class Workers:
             refusal = fault if state.quirks.is_refusal(row.request, fallback, fault) else None
             means = self._failed_once(row, state, fault, began, proves=refusal is None)
             if refusal is not None:
-                return self._in_another_format(row, state, fallback, refusal)
+                if (otherwise := self._further.in_another_format(row, state, fallback, refusal)) is None:
+                    raise _Halted from None
+                return otherwise
             if isinstance(fault, RowFault) and fallback is not None:
                 state.quirks.refused_otherwise(row.request)
             raise means from None
         finally:
-            self._pool.ended(state, number)
+            state.breaker.ended(row.number)
+            if state.failing:
+                pool.follow_breaker(state)
             self._gate.leave(state)
 
     def _halted(self, row: PendingRow) -> _Halted:
         self._unanswered.add(row.request.model)
         return _Halted()
-
-    def _further(self, row: PendingRow, state: EndpointState, made: Outcome) -> PendingRow | None:
-        """What to send after an answer that does not fit or was cut off; ``None`` if it is the last."""
-        before, can_stream = row.request.before, state.endpoint.stream == "auto"
-        after_cut = before is not None and before.cut_by == "server" and can_stream
-        if before is not None and after_cut and state.quirks.streamed(before, made):
-            self._note(
-                f"{state.endpoint.name}: an answer was cut off at {made.completion_tokens:,} tokens when streamed, too: such "
-                "answers stay truncated"
-            )
-        if made.cut_by == "server" and made.ttft_s is None:
-            known = state.quirks.unstreamed_tokens
-            if not (can_stream and state.quirks.cut_unstreamed(made)):
-                return None
-            if known is None:
-                self._note(
-                    f"{state.endpoint.name} cuts answers that are not streamed at {made.completion_tokens:,} tokens, below their "
-                    "max_tokens: from now on longer ones are streamed there, and this one is asked for again"
-                )
-        request = reask.further(row.planned, made, self._reasks, self._context.route)
-        return None if request is None else self._next(row, request)
-
-    def _next(self, row: PendingRow, request: Request) -> PendingRow:
-        """The row again, with another request."""
-        further = PendingRow(row.planned, request, self._accounting.cost(request))
-        further.started_at, further.sent_before = row.started_at, row.sent_before + row.tries.sent
-        return further
-
-    def _in_another_format(
-        self, row: PendingRow, state: EndpointState, sent_as: FormatFallback | None, fault: AttemptError
-    ) -> PendingRow:
-        """What to send after a refusal of the response format that this was ``sent_as``.
-
-        :raises _Halted: if the run stops for it.
-        """
-        name = f"{state.endpoint.name}: {state.endpoint.model or row.request.model}"
-        was = state.quirks.adapted(row.request, self._context.route)[1]
-        instead = state.quirks.refused(row.request, sent_as, fault)
-        if instead is None:
-            todo = 'answer.fallback is "stop"; with "json_object" or "prompt" it is asked without, and validated here'
-            said = failure_text.appended(fault)
-            self._stop("format", f"{name} refuses the response_format" + said + f"; {todo}{BLAMELESS}")
-            raise _Halted
-        if instead != was:
-            how = "response_format json_object" if instead == "json_object" else "words alone"
-            what = f"asked with {how} and the schema in the system message, validated here"
-            self._note(f"{name} refuses the response_format; {what}")
-        return self._next(row, row.request)
-
-    def _note(self, words: str) -> None:
-        self._emit(Event("note", words, level="warning"))
 
     def _failed_once(
         self, row: PendingRow, state: EndpointState, fault: AttemptError, began: float, *, proves: bool = True
@@ -363,7 +351,7 @@ class Workers:
             is_last = state.in_flight == 1 and not self._gate.admission.waiting
             alone = row.was_refused(fault, state, state.of(row.request.model), is_last=is_last)
         self._accounting.failed(state, row.cost, fault, alone=alone)
-        if isinstance(fault, RunFault) and not _maybe_of_a_row(fault, state):
+        if isinstance(fault, RunFault) and not classify.maybe_of_a_row(fault, others_answered=state.completions > 0):
             # Before the slot is free for the next to fail likewise.
             fault = self._pool.refused_all(state, fault, row.request)
         elif isinstance(fault, RunFault) and fault.reason == "model":
@@ -428,7 +416,7 @@ class Workers:
         replace an answer that a retry found."""
         if self._run_state.is_void and can_be_void(made):
             return
-        stays = record.stays(request, made)
+        stays = request.stands is not None and record.stays(request, made)
         try:
             if not stays:
                 self._outcome_writer.keep(made)
@@ -444,7 +432,7 @@ class Workers:
                 self._on_row(made)
             if useless := self._failures.add(made):
                 self._stop("failures", useless + f"; {_LET_FAIL}{BLAMELESS}")
-            if made.status in BAD:
-                self._emit(log_events.row_failed(made, request))
+            for event in log_events.of_bad_row(made, request, self._failures.doubt(made)):
+                self._emit(event)
         if self._outcome_writer.full:
             self._stop("disk", "the disk is full: free some space")

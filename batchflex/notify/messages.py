@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..config import End, Occasion
+from ..config import End, Occasion, is_news
 from ..core import STATUSES, json_line, money, one_line, redacted
 from ..storage import sent
 
@@ -53,7 +53,7 @@ def _headline(event: Occasion | End, summary: Mapping[str, Any]) -> str:
         return f"{job} failed, and nothing was sent: {message}"
     if event == "recovered":
         return f"{job} is well again: {_rows(summary)}"
-    if event == "success":
+    if event == "success" or (event == "failure" and not is_news(summary)):
         return f"{job} succeeded: {_rows(summary)}"
     if event == "failure" and summary["exit_code"] == 1:
         return f"{job} finished with failures: {_rows(summary)}"

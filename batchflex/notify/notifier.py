@@ -16,7 +16,19 @@ from typing import TYPE_CHECKING, Any
 
 import anyio.to_thread
 
-from ..config import Address, End, Job, Occasion, Pings, end_of, event_of, is_news, job_of_section, last_end, pings
+from ..config import (
+    Address,
+    End,
+    Job,
+    Occasion,
+    Pings,
+    end_of,
+    event_of,
+    job_of_section,
+    last_trouble,
+    pings,
+    went_well,
+)
 from ..core import BatchflexError, JobError, redacted
 from ..engine import Nobody, Observer, Run
 from ..storage import Folder, RunState
@@ -128,8 +140,8 @@ class Notifier:
         from . import deliveries
 
         end = end_of(summary)
-        before = last_end(self._past_runs(), summary["run_id"], self._unfinished) if end == "success" else None
-        event = event_of(end, before, self._section.on) if is_news(summary) else None
+        before = last_trouble(self._past_runs(), summary["run_id"], self._unfinished) if went_well(summary) else None
+        event = event_of(summary, before, self._section.on)
         within_s = self._section.timeout_s
         if summary["exit_code"] >= 128:  # whoever ended it does not wait for long
             within_s = min(within_s, _AFTER_A_SIGNAL_S)
@@ -183,7 +195,7 @@ class Notifier:
         due = time.monotonic() + within_s
         if self._start_ping is not None:  # that of the start comes first
             self._start_ping.join(min(within_s / 2, _WAIT_FOR_START_S))
-        url = self._pings.success if end == "success" else self._pings.failure
+        url = self._pings.success if went_well(summary) else self._pings.failure
         return _send_ping(self._pings, url, messages.as_text(end, summary), due - time.monotonic(), cancelled)
 
     def _write_metrics(self, state: Mapping[str, Any], before: Past, *, has_ended: bool = False) -> str | None:

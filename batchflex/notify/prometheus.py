@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry, write_to_textfile
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from ..config import End, end_of
+from ..config import End, end_of, went_well
 from ..core import STATUSES
 
 _SUMS = {"requests_sent": "requests", "retries": "retries", "rate_limited": "rate_limited"}
@@ -50,7 +50,7 @@ def past(history: Iterable[Mapping[str, Any]], own: str | None = None) -> Past:
                 sums[field] = sums.get(field, 0) + value
         end = end_of(line)
         ends[end] += 1
-        if end == "success" and (at := _seconds(line.get("finished_at"))) is not None:
+        if went_well(line) and (at := _seconds(line.get("finished_at"))) is not None:
             success = max(success or 0.0, at)
     return Past(sums, ends, success)
 
@@ -109,7 +109,7 @@ def metrics(last: Mapping[str, Any], rows: Mapping[str, Any], before: Past) -> l
         gauge("last_run_end_timestamp_seconds", "When the last run ended", finished),
         gauge("last_run_duration_seconds", "How long the last run took", took_s),
         gauge("last_run_exit_code", "What the last run exited with", last["exit_code"]),
-        gauge("last_success_timestamp_seconds", "When a run last ended with exit code 0", success),
+        gauge("last_success_timestamp_seconds", "When a run last left no bad row of its own", success),
         gauge("last_run_info", "Status of the last run, and why it stopped early", status, "status", "stopped_by"),
         gauge("rows", "Rows of the whole job that have their outcome", counts, "status"),
         gauge("rows_planned", "Requests of the whole job", rows.get("planned") if counts else None),

@@ -53,6 +53,13 @@ def _rejected_in(number: int, part: pl.DataFrame, more: pa.Table, policy: Policy
     return placed.filter(pl.col("status").is_in(REASK_STATUSES)).select(list(_UNFIT)).cast(_UNFIT)
 
 
+def may_be_asked_again(parts: Store, number: int, part: pl.DataFrame, policy: Policy) -> bool:
+    """Whether an answer of a part may be asked for again, if no later one has come."""
+    if not policy.wants_reasks or not part["status"].is_in(REASK_STATUSES).any():
+        return False
+    return bool(_rejected_in(number, part, part_files.read_part(parts, number, _UNFIT_COLUMNS), policy)["again"].any())
+
+
 class AnswerIndex:
     """The final outcomes in a folder's parts, found by the block.
 

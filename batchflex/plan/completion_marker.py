@@ -85,20 +85,33 @@ def make(
 
     :raises StorageError, FolderError: if it cannot be made; an older one stays as it is.
     """
-    from ..storage import CarriedUpdates, declared, part_index, results_table, table_files
+    from ..storage import CarriedUpdates, declared, part_index, places, results_table, table_files, table_reuse
 
     pending, void = writer.unsealed(folder)
     malloc.trim()
     done, job = prepared.done, plan.job
     planned = done.planned() if done is not None and done.has_moved else None
-    positions = None
-    if planned is None:
-        positions = part_index.Positions(prepared.layout, part_index.read_found(folder.positions))
-    made = results_table.assemble(
-        folder.parts, job.sweep.variables, plan.labels, planned, prepared.segment, pending, declared(job.schemas), positions,
-        void, between, CarriedUpdates(folder.carried),
-    )  # fmt: skip
+    found, updates = part_index.read_found(folder.positions), CarriedUpdates(folder.carried)
+    positions = None if planned is not None else part_index.Positions(prepared.layout, found)
+    source = kept = None
+    is_known = (
+        prepared.snapshot is not None or prepared.diff is None
+    )  # where each answer is, without going through the plan
+    if as_folder and is_known and not (pending or void or len(updates)):
+        layout = plan.layout(prepared.layout.files)  # by now; of new files that is known once they are read
+        source = table_reuse.Source(folder, layout, found, prepared.segment, plan.labels) if layout else None
+        kept = None if source is None or prepared.snapshot is None else table_files.kept(source)
+
+    def assemble(only: places.Some | None) -> results_table.Assembled:
+        return results_table.assemble(
+            folder.parts, job.sweep.variables, plan.labels, planned, prepared.segment, pending, declared(job.schemas),
+            positions, void, between, updates, only,
+        )  # fmt: skip
+
+    made = assemble(None if kept is None else kept.anew)
+    if kept is not None and source is not None and not source.fits(made, kept.basis):
+        kept, made = None, assemble(None)
     more = {} if marker is None or pending or void else metadata(marker)
     made = made.with_metadata(more)
-    if pending or not table_files.is_current(folder, made, as_folder=as_folder):
-        table_files.write(folder, made, as_folder=as_folder)
+    if pending or not table_files.is_current(folder, made, as_folder=as_folder, source=source, kept=kept):
+        table_files.write(folder, made, as_folder=as_folder, source=source, kept=kept)

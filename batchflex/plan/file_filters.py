@@ -79,8 +79,8 @@ def _paths(value: Any, kind: str) -> Iterator[str]:
     if isinstance(value, list | tuple):
         for inner in value:
             yield from _paths(inner, kind)
-    elif isinstance(value, str):
-        yield value.strip()
+    elif isinstance(value, str) or hasattr(value, "__fspath__"):
+        yield str(value).strip()
     else:
         inside = (
             " (what a table itself holds cannot be put in: write it into files)"

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from ..core import Row
-from .formats import Settings
+from .formats import Opening, Settings
 from .reading import Fault
 from .source import Source
 
 _ROWS = 500
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 _MOST_LABELS, _LONGEST_LABEL = 20, 60
 _LABEL_NAMES = (
     "label",
@@ -27,10 +30,12 @@ _LABEL_NAMES = (
 
 
 class InputSample(NamedTuple):
-    """``columns`` are in the order of the input. ``rows`` are its first, those that can be read."""
+    """``columns`` are in the order of the input. ``rows`` are its first, those that can be read. ``dialect`` has what a job says
+    under ``[input]`` of the separator and the encoding of CSV files, if these are not what is usual and the same in all."""
 
     columns: list[str]
     rows: list[Row]
+    dialect: dict[str, str]
 
     @property
     def has_requests(self) -> bool:
@@ -76,13 +81,21 @@ class InputSample(NamedTuple):
 _IDS = ("key", "uuid", "number", "no", "nr")
 
 
-def sample_of(path: str | list[str], format: str = "auto") -> InputSample:
-    """Read the first rows of an input.
+def sample_of(path: str | list[str], said: Mapping[str, Any] = _NOTHING) -> InputSample:
+    """Read the first rows of an input, as ``said`` under ``[input]`` of a job.
 
     :raises InputError: if there is none, or it cannot be read.
     """
-    source = Source(path, Settings(format))
+    source = Source(path, Settings(**{name: said[name] for name in Settings._fields if name in said}))
     block = next(iter(source.blocks(_ROWS)), None)
     rows = [] if block is None else [row for row in block.rows if not isinstance(row, Fault)]
     columns = source.columns() or list(dict.fromkeys(name for row in rows for name in row))
-    return InputSample(columns, rows)
+    return InputSample(columns, rows, _dialect(source.openings))
+
+
+def _dialect(openings: Sequence[Opening]) -> dict[str, str]:
+    if any(each.kind != "csv" or each.how.is_one_column for each in openings):
+        return {}
+    said = [{key.partition(".")[2] for key in each.keys} for each in openings]
+    found = [{name: str(getattr(each.how, name)) for name in names} for names, each in zip(said, openings, strict=True)]
+    return found[0] if found and all(each == found[0] for each in found) else {}

@@ -7,7 +7,7 @@ is never more of it than one of these.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import IO
@@ -15,45 +15,73 @@ from typing import IO
 import msgspec
 
 from ..core import InputError, Row
-from .reading import BLOCK_BYTES, DAMAGED, NEWLINE, PROGRESS_ROWS, Every, Fault, Reading, Rows
+from .reading import BLOCK_BYTES, DAMAGED, NEWLINE, PROGRESS_ROWS, Every, Fault, Reading, Rows, wanted
 
 _decode = msgspec.json.Decoder().decode
 
 
 def read_jsonl(reading: Reading, max_rows: int, position: int, skip: bytes | Every) -> Iterator[Rows]:
-    known = len(skip)
-    rows: list[Row | Fault] = []
+    texts: list[bytes] = []
     at: list[int] = []
     lines: list[int] = []
-    size = 0
     whole = True
-    number = reading.lines
+    number, told = reading.lines, position
     with reading.open() as stream:
-        for number, line in enumerate(iter(partial(stream.readline, reading.longest_line), b""), reading.lines + 1):
-            if len(line) == reading.longest_line:
-                raise InputError(reading.too_long(number))
-            if number == 1:
-                line = line.removeprefix(b"\xef\xbb\xbf")
-            if not line or line.isspace():
-                continue
-            if line[-1] != NEWLINE and isinstance(parse_row(line), Fault):
+        for found in _some_lines(stream, reading, max_rows):
+            if number == 0:
+                found[0] = found[0].removeprefix(_MARK) or b"\n"
+            numbers: Sequence[int] = range(number + 1, number + 1 + len(found))
+            number += len(found)
+            last = found[-1]
+            if last[-1] != NEWLINE and not last.isspace() and isinstance(parse_rows([last])[0], Fault):
                 if reading.has_grown():
-                    reading.leave(len(line))
+                    reading.leave(len(found.pop()))
                     number -= 1
-                    break
-                whole = False
-            if position >= known or not skip[position]:
-                rows.append(parse_row(line))
-                at.append(position)
-                lines.append(number)
-                size += len(line)
-            position += 1
-            if len(rows) >= max_rows or size >= BLOCK_BYTES or position % PROGRESS_ROWS == 0:
-                yield Rows(position, rows, at, lines)
-                rows, at, lines, size = [], [], [], 0
+                else:
+                    whole = False
+            if any(map(bytes.isspace, found)):
+                numbers = [each for each, line in zip(numbers, found, strict=False) if not line.isspace()]
+                found = [line for line in found if not line.isspace()]
+            left = wanted(position, position + len(found), skip)
+            if (
+                len(texts) + len(left) > max_rows
+                or sum(map(len, texts)) >= BLOCK_BYTES
+                or position - told >= PROGRESS_ROWS
+            ):
+                yield Rows(position, parse_rows(texts), at, lines)
+                texts, at, lines, told = [], [], [], position
+            texts += found if len(left) == len(found) else [found[row - position] for row in left]
+            lines += numbers if len(left) == len(found) else [numbers[row - position] for row in left]
+            at += left
+            position += len(found)
     reading.lines = number if reading.ends_a_line or not number else number - 1
     reading.is_extensible = whole and not reading.is_packed
-    yield Rows(position, rows, at, lines)
+    yield Rows(position, parse_rows(texts), at, lines)
+
+
+def _some_lines(stream: IO[bytes], reading: Reading, most: int) -> Iterator[list[bytes]]:
+    """The lines of a stream, so many at once, or fewer long ones."""
+    lines: list[bytes] = []
+    size, longest = 0, reading.longest_line
+    for number, line in enumerate(iter(partial(stream.readline, longest), b""), reading.lines + 1):
+        if len(line) == longest:
+            raise InputError(reading.too_long(number))
+        lines.append(line)
+        size += len(line)
+        if len(lines) == most or size >= BLOCK_BYTES:
+            yield lines
+            lines, size = [], 0
+    if lines:
+        yield lines
+
+
+def parse_rows(lines: list[bytes]) -> list[Row | Fault]:
+    """The rows in these lines, each of which is one."""
+    try:
+        rows = list(map(_decode, lines))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return list(map(parse_row, lines))
+    return rows if all(type(row) is dict for row in rows) else list(map(parse_row, lines))
 
 
 def parse_row(line: bytes) -> Row | Fault:

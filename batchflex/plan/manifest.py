@@ -83,7 +83,7 @@ class Sniffed(msgspec.Struct, frozen=True, tag="dialect", tag_field="kind"):
 
 class Found(NamedTuple):
     """An input file beside what is remembered: what identifies its rows, what is known of its beginning, and a sentence if that
-    is not what it was. ``bytes`` are those of its whole lines, if it has grown and the last one is still being written."""
+    is not what it was. ``bytes`` are those of its whole lines, if rows are appended and the last is still being written."""
 
     spans: tuple[Span, ...]
     known: Known | None
@@ -186,11 +186,34 @@ class Inputs:
             if known is not None:
                 remembered = self._files[_full(each.path)]
                 spans = remembered.spans or (Span(_new_id(), remembered.rows),)  # versions before had none
-            size = _whole(each, known)
+            size = self._whole(each, known)
             if known is None or known.bytes < size:
                 spans += (Span(self._id_of_rest(each), OPEN),)
             found.append(Found(spans, known, note, size))
         return found
+
+    def _whole(self, seen: Seen, known: Known | None) -> int:
+        """The bytes of a file without a last line that may be half a row. Rows are appended to a file that has grown, and to a
+        JSONL file that was moved or has taken the place of another; any other is damaged if it ends so."""
+        if not seen.may_grow or (known is None and seen.format != "jsonl") or (known and seen.size <= known.bytes):
+            return seen.size
+        try:
+            found = whole(Path(seen.path), seen.format, known.bytes if known else 0, seen.size)
+            return found if known or found == seen.size or self._has_grown_elsewhere(seen) else seen.size
+        except OSError:
+            return seen.size
+
+    def _has_grown_elsewhere(self, seen: Seen) -> bool:
+        """Whether a file of this path was read to its end and held something else, or one of another path the beginning of this.
+
+        :raises OSError: if the file cannot be read.
+        """
+        path = Path(seen.path)
+        return _full(seen.path) in self._files or any(
+            digest(path, each.bytes).hexdigest() == each.sha256
+            for each in self._files.values()
+            if each.extensible and each.format == seen.format and 0 < each.bytes <= seen.size
+        )
 
     def _id_of_rest(self, seen: Seen) -> int:
         """What identifies the rows of a file beyond those that are known."""
@@ -313,16 +336,6 @@ def _written(dialect: Dialect) -> str:
 
 def _new_id() -> int:
     return secrets.randbits(62) + 1
-
-
-def _whole(seen: Seen, known: Known | None) -> int:
-    """Rows are appended to a file that has grown, so that its last line may be half a row; any other is damaged if it is."""
-    if known is None or not seen.may_grow or seen.size <= known.bytes:
-        return seen.size
-    try:
-        return whole(Path(seen.path), seen.format, known.bytes, seen.size)
-    except OSError:
-        return seen.size
 
 
 def _full(path: str) -> str:

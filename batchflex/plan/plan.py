@@ -30,7 +30,12 @@ _BLOCK_REQUESTS = 400
 _HASHES_AT_ONCE = 200  # that are written down
 _TELL_EVERY_S = 10.0
 _PLANNING_VERSION = 1  # to be raised when the same job and input make other requests, ids, slots or rows than before
-_WHICH_ROWS = ("path", "limit", "since")  # of [input]: they say which rows, not what is made of them
+_WHICH_ROWS = (
+    "path",
+    "limit",
+    "since",
+    "file_hosts",
+)  # of [input]: they say which rows and files, not what is made of them
 _CHANGED = (
     "was changed while it was being asked, so which of its rows are done cannot be told; run the same command again"
 )

@@ -17,14 +17,13 @@ numbered in their order. Their keys are not, as long as their bodies differ: mov
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 
 from ..config import Job, combinations
-from ..core import Item, KeySet, Prefix, Request
-from ..protocol import Route
+from ..core import Attachment, Item, KeySet, Prefix, Request
 from .prefix_order import LONG_BYTES
 from .template import beginning
 
@@ -33,6 +32,8 @@ _encode_sorted = msgspec.json.Encoder(order="sorted").encode
 _NO_MODEL = "no model is named: set params.model in the job, --model on the command line, or 'model' in each row"
 _REMEMBERED = 10_000  # ids, for an example of one that comes twice
 _AHEAD, _MOST_AHEAD = 8, 1_024  # repetitions looked up at once
+_MOST_FORMS = 1_000  # of a sweep point that are remembered
+_NO_FILES: tuple[Attachment, ...] = ()
 
 
 class Point(NamedTuple):
@@ -84,8 +85,22 @@ def _framed(text: str) -> bytes:
     return len(encoded).to_bytes(4, "little") + encoded
 
 
+_NOBODY = _framed("")
+
+
 def _coordinates(request: Request) -> tuple[int, int, int]:
     return request.row, request.point, request.sample
+
+
+class _Form(NamedTuple):
+    """How bodies are written where rows set the parameters of these ``names``: their values go into ``text``, in this order.
+    ``limit`` and ``model`` are those of all such bodies, unless a value of a row ``decides`` that."""
+
+    text: bytes
+    names: tuple[str, ...]
+    limit: int | None
+    model: str
+    decides: bool
 
 
 class Passed(NamedTuple):
@@ -168,13 +183,15 @@ class Planner:
         self._numbers_seeds = [self.samples > 1 and "seed" not in point.values for point in self.points]
         self._base = ({"model": default_model} if default_model else {}) | job.params
         self._over = [{k: v for k, v in p.values.items() if k != "prompt"} | job.override for p in self.points]
+        self._forms: list[dict[tuple[str, ...], _Form]] = [{} for _ in self.points]
         self._prefixes = _prefixes(
             job, self.points, [over.get("model", self._base.get("model")) for over in self._over]
         )
         self._in_rows = job.groups_prefixes and not job.templates
-        self._last_prefix = b"", Prefix(b"", True)
+        self._last_prefix: tuple[Any, Prefix | None] = None, None
         # By the values alone: the order of the variables in [sweep] says nothing about what a point is.
         self._marks = [_encode_sorted(point.values) for point in self.points]
+        self._tails = [sample.to_bytes(4, "little") for sample in range(self.samples)]
 
     @property
     def per_item(self) -> int:
@@ -185,7 +202,7 @@ class Planner:
 
         With ``dedupe`` a request equal to one already planned is left out; otherwise it gets a key of its own.
         """
-        planned = [request for item in items for request in self._expand(item)]
+        planned = self._expand(items)
         slots = [request.slot for request in planned[:: self.per_item]]
         former = self._formers(items)
         keys = [former.get(_coordinates(r), r).key if former else r.key for r in planned]
@@ -223,17 +240,14 @@ class Planner:
         ]
         if self._former is None or self._answered is None or not others:
             return {}
-        if self._dedupe:
-            requests = [request for item in others for request in self._former._expand(item)]
-        else:
-            requests = self._former.requests(others)
+        requests = self._former._expand(others) if self._dedupe else self._former.requests(others)
         there = self._answered([request.key for request in requests])
         found = {_coordinates(request): request for request, is_there in zip(requests, there, strict=True) if is_there}
         self.has_former = self.has_former or bool(found)
         if self._partial and not self._dedupe and len(found) < len(requests):
             # Equal rows may have been left out under keys of their own, so that these were numbered otherwise then.
             rows = {row for row, _, _ in found}
-            bases = {r.key for item in others if item.row not in rows for r in self._former._expand(item)}
+            bases = {r.key for r in self._former._expand(item for item in others if item.row not in rows)}
             keys = [_numbered(base, number) for base in bases for number in range(1, _AHEAD + 1)]
             claimed, there = self._former._seen.find(keys), self._answered(keys)
             self.is_in_doubt = self.is_in_doubt or any(a and not c for a, c in zip(there, claimed, strict=True))
@@ -284,50 +298,88 @@ class Planner:
             name = f"{name}-{number}" if turn else name
         return msgspec.structs.replace(request, key=key, slot=slot, id=name)
 
-    def _expand(self, item: Item) -> list[Request]:
+    def _expand(self, items: Iterable[Item]) -> list[Request]:
         found: list[Request] = []
-        made: set[bytes] = set()
         several = len(self.points) > 1
-        name = _framed(item.id)
-        owner = name if item.named and not self._dedupe else _framed("")
-        start = _start_of(item, self._route) if self._in_rows else None
-        for index, point in enumerate(self.points):
-            merged: dict[str, Any] = {}
-            fault = item.fault
-            if fault is None:
-                merged = {**self._base, **item.contents[point.variant], **self._over[index]}
-                fault = None if merged.get("model") else _NO_MODEL
-            body = hashed = _encode(dict(sorted(merged.items())))
-            if fault is not None:
-                hashed = b"".join((b"fault", name, _framed(fault), self._marks[index]))
-            prefix = self._prefixes[index]
-            if start is not None:
-                prefix = self._prefix(_framed(str(merged.get("model"))) + start)
-            files = item.files[point.variant] if item.files and fault is None else ()
-            limit, model = self._route.answer_limit(merged), str(merged.get("model") or "")
-            for sample in range(self.samples):
-                if self._numbers_seeds[index] and fault is None:
-                    merged["seed"] = merged.get("seed", 0) + (1 if sample else 0)
-                    body = hashed = _encode(dict(sorted(merged.items())))
-                tail = sample.to_bytes(4, "little")
-                key = _hash(owner + tail + hashed)
-                if several:
-                    key = _hash(key + self._marks[index]) if key in made else key
-                    made.add(key)
-                slot = _hash(name + tail + self._marks[index])
-                found.append(
-                    Request(
-                        key, slot, item.id, item.row, index, sample, body, limit, item.carry,
-                        fault, prefix if fault is None else None, model=model, file=item.file, position=item.position,
-                        files=files,
+        for item in items:
+            framed = _framed(item.id)
+            owner = framed if item.named and not self._dedupe else _NOBODY
+            made: set[bytes] = set()
+            encoded: dict[int, dict[str, bytes]] = {}
+            for index, (_, _, variant) in enumerate(self.points):
+                mark, fault, content = self._marks[index], item.fault, {}
+                prefix, seed, limit, model, files = None, None, None, "", _NO_FILES
+                if fault is None:
+                    content = item.contents[variant]
+                    text, names, limit, model, decides = self._forms[index].get(tuple(content)) or self._form(
+                        index, content
                     )
-                )  # fmt: skip
+                    if decides:
+                        limit, model = self._decided(self._merged(index, content))
+                    fault = None if model else _NO_MODEL
+                if fault is None:
+                    if variant not in encoded:
+                        encoded[variant] = {name: _encode(value) for name, value in content.items()}
+                    values = encoded[variant]
+                    prefix = self._prefix(item, model) if self._in_rows else self._prefixes[index]
+                    if self._numbers_seeds[index]:
+                        seed = self._merged(index, content).get("seed", 0)
+                    files = item.files[variant] if item.files else files
+                    body = hashed = text % tuple([values[name] for name in names]) if seed is None else b""
+                else:
+                    body = _encode(dict(sorted(self._merged(index, content).items())) if content else {})
+                    hashed = b"".join((b"fault", framed, _framed(fault), mark))
+                for sample, tail in enumerate(self._tails):
+                    if seed is not None:
+                        values["seed"] = _encode(seed + sample)
+                        body = hashed = text % tuple([values[name] for name in names])
+                    key = _hash(owner + tail + hashed)
+                    if several:
+                        key = _hash(key + mark) if key in made else key
+                        made.add(key)
+                    found.append(
+                        Request(
+                            key, _hash(framed + tail + mark), item.id, item.row, index, sample, body, limit, item.carry,
+                            fault, prefix, None, None, None, model, item.file, item.position, 0, files,
+                        )
+                    )  # fmt: skip
         return found
 
-    def _prefix(self, start: bytes) -> Prefix:
-        """The prefix of requests that begin so. Most often it is that of the request before."""
-        if start != self._last_prefix[0]:
-            self._last_prefix = start, Prefix(_hash(start), True)
+    def _merged(self, index: int, content: Mapping[str, Any]) -> dict[str, Any]:
+        """The body of a sweep point for a row that adds this, without a seed of its sample."""
+        return {**self._base, **content, **self._over[index]}
+
+    def _decided(self, merged: Mapping[str, Any]) -> tuple[int | None, str]:
+        """The limit and the model of a body."""
+        return self._route.answer_limit(merged), str(merged.get("model") or "")
+
+    def _form(self, index: int, content: Mapping[str, Any]) -> _Form:
+        """How the bodies of a sweep point are written for rows that set such parameters."""
+        merged, forms = self._merged(index, content), self._forms[index]
+        own = content.keys() - self._over[index].keys()
+        if self._numbers_seeds[index]:
+            merged, own = merged | {"seed": 0}, own | {"seed"}
+        parts = [
+            _encode(name).replace(b"%", b"%%") + b":" + (b"%b" if name in own else _encode(value).replace(b"%", b"%%"))
+            for name, value in sorted(merged.items())
+        ]
+        if len(forms) >= _MOST_FORMS:
+            forms.clear()
+        decides = not own.isdisjoint(("model", *self._route.limits))
+        names = tuple(sorted(own))
+        forms[tuple(content)] = form = _Form(b"{%b}" % b",".join(parts), names, *self._decided(merged), decides)
+        return form
+
+    def _prefix(self, item: Item, model: str) -> Prefix | None:
+        """How a row that brings its own content begins, if that is such as other rows are likely to have too. Most often it is as
+        the row before."""
+        start = self._route.beginning(item.contents[0][self._route.field])
+        if start is None:
+            return None
+        if self._last_prefix[0] != (model, start):
+            encoded = _encode(start)
+            is_long = len(encoded) >= LONG_BYTES
+            self._last_prefix = (model, start), Prefix(_hash(_framed(model) + encoded), True) if is_long else None
         return self._last_prefix[1]
 
 
@@ -339,12 +391,3 @@ def _prefixes(job: Job, swept: Sequence[Point], models: Sequence[Any]) -> list[P
         return [None] * len(kinds)
     is_long = [beginning(section) >= LONG_BYTES for section in templates]
     return [Prefix(_hash(_encode([model, variant])), is_long[variant]) for model, variant in kinds]
-
-
-def _start_of(item: Item, route: Route) -> bytes | None:
-    """How a row that brings its own content begins, if that is such as other rows are likely to have too."""
-    if item.fault is not None:
-        return None
-    beginning = route.beginning(item.contents[0][route.field])
-    encoded = b"" if beginning is None else _encode(beginning)
-    return encoded if len(encoded) >= LONG_BYTES else None

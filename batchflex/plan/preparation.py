@@ -82,9 +82,8 @@ def prepare(job: Job, plan: Plan, folder: Folder) -> Prepared:
         diff = PlanDiff(known.planned, known.planned, 0, 0, 0, None, 0)
         prepared = Prepared(segment, known.rows, diff, carry_schema, None, iter(()), complete=True)
     else:
-        found = (_by_snapshot(job, plan, folder) if is_in_step else None) or _by_index(
-            job, plan, folder, known, changed
-        )
+        stands = _as_it_stands(job, plan, folder, known) if is_in_step else None
+        found = stands or _by_index(job, plan, folder, known, changed)
         prepared = found._replace(segment=segment, carry_schema=carry_schema)
     before = endpoint_of(job_before or job.resolved())
     moved_from = before if sum(prepared.before.values()) and before != endpoint_of(job.resolved()) else None
@@ -135,23 +134,23 @@ def is_compared(job: Job, folder: Folder) -> bool:
     return not job.input.carry or carried_updates.is_in_step(folder)
 
 
-def _by_snapshot(job: Job, plan: Plan, folder: Folder) -> Prepared | None:
-    """What is left, as the last run has written it down; ``None`` if it has not, or some of it is not in this plan."""
-    if not folder.snapshot.exists():
+def _as_it_stands(job: Job, plan: Plan, folder: Folder, known: CompletionMarker | None) -> Prepared | None:
+    """What is left, where each row of the plan has all of its answers or none; ``None`` where some are otherwise."""
+    if not part_files.part_numbers(folder.parts):
         return None
     from . import snapshot
 
-    found = snapshot.read(folder, job.job.retry_failed, plan.per_item, job.reasks)
+    found = snapshot.of(folder, plan, job.reasks)
     if found is None:
         return None
-    layout = plan.layout(found.files)
-    rows = found.finished(layout)
-    if rows is None:
-        return None
-    blocks = preflight(job, lambda: plan.blocks(found.passed(rows, plan.per_item)))
+    stands, rows = found.snapshot, found.finished
+    blocks = preflight(job, lambda: plan.blocks(stands.passed(rows, plan.per_item)))
     passed = rows.count(1) * plan.per_item
-    diff = PlanDiff(passed if blocks is None else None, passed, 0, 0, 0, None, 0)
-    return Prepared(0, found.statuses, diff, None, None, blocks or iter(()), passed, layout=layout, snapshot=found)
+    planned = passed if blocks is None else None if known is None else known.planned
+    diff = PlanDiff(planned, passed, stands.failed, 0, 0, None, 0)
+    return Prepared(
+        0, stands.statuses, diff, None, None, blocks or iter(()), passed, layout=found.layout, snapshot=stands
+    )
 
 
 def index_of(plan: Plan, folder: Folder, retry_failed: int, reasks: Policy) -> tuple[AnswerIndex, Layout]:

@@ -49,6 +49,9 @@ class Every:
     def __getitem__(self, at: int) -> int:
         return 1
 
+    def count(self, byte: bytes, begin: int, end: int) -> int:
+        return 0
+
 
 class Reading(io.RawIOBase):
     """One file being read, from the byte ``begin``, before which it has ``lines`` lines, to the byte ``end`` (``None``: to its
@@ -176,11 +179,14 @@ def passes_all(skip: bytes, begin: int, end: int) -> bool:
     return end <= len(skip) and skip.find(b"\0", begin, end) < 0
 
 
-def wanted(begin: int, end: int, skip: bytes) -> Sequence[int]:
+def wanted(begin: int, end: int, skip: bytes | Every) -> Sequence[int]:
     """The positions from ``begin`` to ``end`` that are not to be passed over."""
     known = min(end, len(skip))
-    if known <= begin or skip.count(b"\0", begin, known) == known - begin:
+    left = skip.count(b"\0", begin, known) if known > begin else 0
+    if left == max(0, known - begin):
         return range(begin, end)
+    if not left:
+        return range(known, end)
     return [at for at in range(begin, end) if at >= known or not skip[at]]
 
 

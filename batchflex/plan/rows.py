@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 
-from ..attachments import Finder, Use, require
+from ..attachments import FileHosts, Finder, Use, require
 from ..config import Job
 from ..core import Attachment, Item, JobError, Row, nearest
 from ..protocol import TRANSPORT, Route
@@ -75,13 +75,16 @@ class Itemizer:
         self.reads_files = bool(kinds)
         if kinds and job.input.files is not None and not Path(job.input.files).is_dir():
             mistakes.append(f"input.files: there is no folder {job.input.files}")
-        self.finder = Finder(*(None if each is None else Path(each) for each in (job.input.files, job.job.env_file)))
+        root, secret = (None if each is None else Path(each) for each in (job.input.files, job.job.env_file))
+        self.finder = Finder(root, secret, FileHosts(job.input.file_hosts))
         self._file_columns = sorted({name for prompt in self._prompts for name in prompt.file_columns})
         self._without_file: dict[str, None] = {}
         if mistakes:
             raise JobError(mistakes, place="the job" if len(mistakes) > 1 else "")
         named = () if self._carry == "*" else self._carry
         self._aside = {"id", "custom_id", self._id, *(n for n in named if not self._parameters.documented(n))}
+        # Whether a column of a row that brings its own content is always sent, or never; of others the value decides.
+        self._sends = dict.fromkeys(self._aside, False) | dict.fromkeys((self._field, *self._params), True)
         self._left_out: dict[str, None] = {}
         self._ordinary: dict[str, None] = {}
         self._in_bodies: dict[str, None] = {}
@@ -119,7 +122,11 @@ class Itemizer:
         request of then, where that was another. ``spans`` are those of the block's file, if they are known. ``beside`` is the
         folder that files which rows name are looked for in; without it the current one."""
         attached = _Attached(self.finder, beside or Path()) if self.reads_files else None
-        return [self._item(block, i, row, former, spans, attached) for i, row in enumerate(block.rows)]
+        places = [(None, None)] * len(block.rows) if not spans else _places(spans, block.at, block.first)
+        return [
+            self._item(block, index, row, former, place, attached)
+            for index, (row, place) in enumerate(zip(block.rows, places, strict=True))
+        ]
 
     def _item(
         self,
@@ -127,12 +134,10 @@ class Itemizer:
         index: int,
         row: Row | Fault,
         wants_former: bool,
-        spans: Sequence[Span],
+        place: tuple[int | None, int | None],
         attached: _Attached | None,
     ) -> Item:
-        at = block.at[index]
-        position = at - block.first if spans else None
-        file = None if position is None else file_at(spans, position)
+        at, (file, position) = block.at[index], place
         if isinstance(row, Fault):
             name = _digest(f"{at}:{row.text}".encode())
             return Item(at, name, False, (), None, _with_place(block, index, row), None, file, position)
@@ -153,7 +158,8 @@ class Itemizer:
         if identity is None:
             identity = _digest(_content(row))
         files = () if attached is None else attached.taken()
-        return Item(at, identity, named, contents, self._carried(row), fault, former, file, position, files)
+        carry = self._carried(row) if self._carry else None
+        return Item(at, identity, named, contents, carry, fault, former, file, position, files)
 
     def _identity(self, row: Row) -> str | None:
         if self._id is not None:
@@ -164,36 +170,39 @@ class Itemizer:
             value = row.get("id")
             if _is_null(value):
                 value = row.get("custom_id")
-        if _is_null(value) or value == "":
+        if isinstance(value, str):
+            return str(value) or None
+        if _is_null(value):
             return None
         if isinstance(value, bool) or not isinstance(value, str | int | float | decimal.Decimal | datetime.date):
             raise _BadRow(f"an id must be a string or a number; found {value!r:.60}")
         return str(value)
 
     def _contents(self, row: Row, made: Made | None, attached: _Attached | None, *, is_table: bool) -> tuple[Row, ...]:
-        named = {name: row[name] for name in self._params if name in row}
+        named = {name: row[name] for name in self._params if name in row} if self._params else {}
         if isinstance(made, Fault):
             raise _BadRow(made.text)
         if made is not None:
             asked = {self._field: made, **{name: _without_filler(value) for name, value in named.items()}}
             return (_request(asked, self._route, is_table=False),)
         if self._prompts:
-            without = [name for name in self._file_columns if name in row and (_is_null(row[name]) or row[name] == "")]
-            self._without_file |= dict.fromkeys(without)
-            attaches = (None if attached is None else attached.next for _ in self._prompts)
-            rendered = (
-                prompt.render(row, attach and attach()) for prompt, attach in zip(self._prompts, attaches, strict=True)
-            )
-            return tuple(
-                _request({self._field: asked, **named}, self._route, is_table=is_table)
-                if named
-                else {self._field: asked}
-                for asked in rendered
-            )
+            if self._file_columns:
+                without = [
+                    name for name in self._file_columns if name in row and (_is_null(row[name]) or row[name] == "")
+                ]
+                self._without_file |= dict.fromkeys(without)
+            rendered = [prompt.render(row, None if attached is None else attached.next()) for prompt in self._prompts]
+            if not named:
+                return tuple([{self._field: asked} for asked in rendered])
+            contents = ({self._field: asked, **named} for asked in rendered)
+            return tuple(_request(content, self._route, is_table=is_table) for content in contents)
         if self._takes_conversations and sharegpt.COLUMN in row and not {self._field, "body"} & row.keys():
             row = _with_messages(row, self._field)
         if self._field in row:
-            content = {k: v for k, v in row.items() if self._is_to_send(k, v)}
+            sends = self._sends.get
+            content = {
+                k: v for k, v in row.items() if (is_sent := sends(k)) or (is_sent is None and self._is_to_send(k, v))
+            }
             return (_request(content, self._route, is_table=is_table),)
         if "body" in row:
             body = _batch_body(row, named, self._route, is_table=is_table)
@@ -204,14 +213,14 @@ class Itemizer:
         )
 
     def _is_to_send(self, name: str, value: Any) -> bool:
-        """Whether a column of a row that brings its own content is sent."""
-        if name in self._params or name == self._field:
-            return True
-        if name in self._aside or _is_null(value):
+        """Whether a column of a row that brings its own content is sent, where that is not always so or never."""
+        if _is_null(value):
             return False
         if not (self._parameters.known(name) and self._parameters.is_meant(name, value)):
             if name not in TRANSPORT:
                 self._left_out[name] = None
+            if not self._parameters.known(name):
+                self._sends[name] = False
             return False
         if self._parameters.is_ordinary(name) and not self._parameters.documented(name):
             self._ordinary[name] = None
@@ -277,11 +286,17 @@ class Itemizer:
         own = () if self._prompts else (self._field, "body")
         return [name for name in columns if name not in own]
 
-    def _carried(self, row: Row) -> str | None:
-        if not self._carry:
-            return None
+    def _carried(self, row: Row) -> str:
         names = self.carried_of(row) if self._carry == "*" else self._carry
         return _encode({name: row.get(name) for name in names}).decode()
+
+
+def _places(spans: Sequence[Span], at: Sequence[int], first: int) -> list[tuple[int | None, int | None]]:
+    """The file and the position in it of each row at these places, of which the first of the file is at ``first``."""
+    positions = [row - first for row in at]
+    if not positions or file_at(spans, positions[0]) != (file := file_at(spans, positions[-1])):
+        return [(file_at(spans, position), position) for position in positions]
+    return [(file, position) for position in positions]
 
 
 def _not_there(name: str, columns: Iterable[str], words: str) -> str:
@@ -370,6 +385,8 @@ def _request(content: dict[str, Any], route: Route, *, is_table: bool) -> Row:
         asked = route.checked(asked)
     except ValueError as error:
         raise _BadRow(str(error)) from None
+    if len(content) == 1:
+        return {route.field: asked}
     request = {
         k: route.parameters.whole(k, _without_filler(v) if is_table else v)
         for k, v in content.items()

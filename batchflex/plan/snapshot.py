@@ -1,13 +1,16 @@
-"""How a large folder stood when its last run ended: which rows are finished, and the keys of their requests. So a run that finds
-new rows beside ten million old ones reads none of the old answers before it sends anything.
+"""How a folder stands: which rows are finished, and the keys of their requests. So a run that finds new rows beside ten million
+old ones reads none of the old answers before it sends anything.
 
-``standing.bin``: a line of JSON (:class:`_Head`), padded with blanks to a multiple of 4,096 bytes; then, little-endian, the upper
-and the lower halves (uint64) of the keys and of each row's first slot, all sorted by the upper, and a bit for each row, 1 if it
-is finished. It is derived from the parts and may be deleted.
+A large folder has it written down, in ``standing.bin``: a line of JSON (:class:`_Head`), padded with blanks to a multiple of
+4,096 bytes; then, little-endian, the upper and the lower halves (uint64) of the keys and of each row's first slot, all sorted by
+the upper, and a bit for each row, 1 if it is finished. It speaks of the parts up to a number; what has come since is added when
+it is read, so that it is written anew only once that has become much. It is derived from the parts and may be deleted.
 """
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
@@ -16,26 +19,29 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
-from ..core import KeySet, raw
-from ..protocol import Policy
-from ..storage import Folder, Layout, Void, part_files, part_index, replaced, storing
-from .answer_index import AnswerIndex
+from ..core import STATUSES, KeySet, raw
+from ..protocol import REASK_STATUSES, Policy
+from ..storage import Folder, Layout, Number, Void, part_files, part_index, replaced, storing
+from .answer_index import AnswerIndex, may_be_asked_again
 from .planner import Passed
 
 if TYPE_CHECKING:
     from .plan import Plan
 
 WORTH_ROWS = 200_000  # below, all of it is found in half a second
+_WORTH_SHARE = 8  # written anew when more than this part of the keys, or so many parts, have come since
+_WORTH_PARTS = 100
 _PAGE = 4_096
-_VERSION = 5  # to be raised when other failures count than before, too
+_VERSION = 6  # to be raised when other failures count than before, too
 
 
 class _Head(msgspec.Struct, frozen=True):
-    """``parts`` is the :func:`part_files.identity` of the parts, ``positions`` the :func:`part_index.found_id` of what
-    tells where answers are besides. ``statuses`` counts the rows of each status that are done.
-    ``spans`` are those whose rows follow: the file, the position of the first and how many they are."""
+    """``parts`` is the :func:`part_files.identity` of the parts up to the number ``last``, ``positions`` the
+    :func:`part_index.found_id` of what tells where answers are besides. ``statuses`` counts the rows of each status that are
+    done. ``spans`` are those whose rows follow: the file, the position of the first and how many they are."""
 
     version: int
+    last: int
     parts: str
     positions: str
     retry_failed: int
@@ -46,13 +52,18 @@ class _Head(msgspec.Struct, frozen=True):
 
 
 class Snapshot(NamedTuple):
-    """What a folder's parts come to. All answers belong to rows of the ``spans``, and no row that is not finished has one that is
-    done. ``keys`` (``hi``, ``lo``) are those of the finished rows and their first slots, in the order of ``hi``."""
+    """What a folder's parts up to the number ``last`` come to. All answers belong to rows of the ``spans``, and no row that is
+    not finished has one that is done. ``keys`` (``hi``, ``lo``) are those of the finished rows and their first slots, in frames
+    that are each in the order of ``hi``. If ``written`` is not 0, the first frame is on the disk, which speaks of the parts up to
+    that number. ``failed`` counts the rows of the others that failed and are asked again."""
 
     statuses: dict[str, int]
-    keys: pl.DataFrame
+    keys: Sequence[pl.DataFrame]
     spans: list[tuple[int, int, int]]
     rows: npt.NDArray[np.uint8]  # a byte each, of all spans in turn
+    last: int
+    failed: int = 0
+    written: int = 0
 
     @property
     def files(self) -> set[int]:
@@ -78,20 +89,42 @@ class Snapshot(NamedTuple):
     def passed(self, rows: bytes, per_item: int) -> Passed:
         """The :meth:`finished` rows, for a pass over the others."""
         seen = KeySet()
-        seen.add_all(self.keys)
+        for keys in self.keys:
+            seen.add_all(keys)
         return Passed(rows, seen, rows.count(1) * per_item)
 
 
-def read(folder: Folder, retry_failed: int, per_item: int, reasks: Policy) -> Snapshot | None:
-    """How the folder stands; ``None`` if that is not written down, or not of the parts that are there, or would be otherwise for
-    a run of this policy."""
+_NOTHING = Snapshot({}, (), [], np.zeros(0, np.uint8), 0)
+
+
+class Standing(NamedTuple):
+    """How a folder stands for a plan: its ``finished`` rows as bytes, and where the files of the answers are."""
+
+    snapshot: Snapshot
+    finished: bytes
+    layout: Layout
+
+
+def of(folder: Folder, plan: Plan, reasks: Policy) -> Standing | None:
+    """How the folder stands, by what is written down and the parts that have come since; ``None`` if only an index of all answers
+    can tell: some belong to no row of the plan, or some of a row's are missing, or were given again.
+
+    :raises FolderError: if a part is damaged.
+    """
+    before = _read(folder, plan.job.job.retry_failed, plan.per_item, reasks) or _NOTHING
+    return _with_more(folder, plan, None, before, reasks)
+
+
+def _read(folder: Folder, retry_failed: int, per_item: int, reasks: Policy) -> Snapshot | None:
+    """What is written down; ``None`` if nothing is, or it is not of the parts that are there, or would be otherwise for a run of
+    this policy."""
     try:
         with folder.snapshot.open("rb") as stream:
             head = msgspec.json.decode(stream.readline(), type=_Head)
             begin = stream.tell()
         if (head.version, head.retry_failed, head.per_item) != (_VERSION, retry_failed, per_item):
             return None
-        if reasks.reopens(head.statuses) or not part_files.has_identity(folder.parts, head.parts):
+        if reasks.reopens(head.statuses) or head.parts != part_files.identity(folder.parts, head.last):
             return None
         if head.positions != part_index.found_id(folder.positions):
             return None
@@ -104,7 +137,8 @@ def read(folder: Folder, retry_failed: int, per_item: int, reasks: Policy) -> Sn
         return None
     hi, lo, bits = np.split(whole, [size, 2 * size])
     keys = pl.DataFrame({"hi": _mapped(hi).set_sorted(), "lo": _mapped(lo)})
-    return Snapshot(head.statuses, keys, head.spans, np.unpackbits(bits, count=length))
+    bytes_ = np.unpackbits(bits, count=length)
+    return Snapshot(head.statuses, [keys], head.spans, bytes_, head.last, 0, head.last)
 
 
 def _mapped(words: npt.NDArray[np.uint8]) -> pl.Series:
@@ -112,91 +146,140 @@ def _mapped(words: npt.NDArray[np.uint8]) -> pl.Series:
     return pl.Series(pa.Array.from_buffers(pa.uint64(), len(words) // 8, [None, pa.py_buffer(words)]))
 
 
-def keep(folder: Folder, plan: Plan, layout: Layout, before: Snapshot | None, since: int) -> None:
+def keep(folder: Folder, plan: Plan, layout: Layout, before: Snapshot | None) -> None:
     """Write down how the folder stands, if it is large, all of its answers belong to rows of the plan, and none is done of a row
     that is not finished; else forget it. ``layout`` is where the rows of each file are in the plan. ``before`` is how it stood
-    before the parts from number ``since`` on came. Blocks.
+    when the run began. Blocks.
 
     :raises StorageError: if it cannot be written.
     :raises FolderError: if a part is damaged.
     """
-    heights = [sum(part_files.footer(folder.parts, number).groups) for number in part_files.part_numbers(folder.parts)]
     found = None
-    if layout and sum(heights) >= WORTH_ROWS:
-        found = None if before is None else _with_more(folder, plan, layout, before, since)
-        found = found or _anew(folder, plan, layout)
-    if found is None or not _write(folder, plan, layout, found):
+    if layout and _is_large(folder):
+        found = _with_more(folder, plan, layout, before or _NOTHING, plan.job.reasks) or _indexed(folder, plan, layout)
+    if found is None:
         folder.snapshot.unlink(missing_ok=True)
+    elif not _is_written(folder, found.snapshot):
+        _write(folder, plan, found.snapshot)
 
 
-class _Found(NamedTuple):
-    """The keys as in :class:`Snapshot`, and all finished rows."""
-
-    keys: pl.DataFrame
-    rows: bytes
-    statuses: dict[str, int]
+def _is_large(folder: Folder) -> bool:
+    rows = (part_files.key_values(folder.parts, number)[1] for number in part_files.part_numbers(folder.parts))
+    return any(total >= WORTH_ROWS for total in itertools.accumulate(rows))
 
 
-def _anew(folder: Folder, plan: Plan, layout: Layout) -> _Found | None:
-    """From all parts; some 100 bytes an answer."""
-    positions = part_index.Positions(layout, part_index.read_found(folder.positions))
-    done = AnswerIndex(folder.parts, plan.job.job.retry_failed, plan.labels, positions=positions)
-    rows, statuses = done.finished(plan.per_item), done.statuses()
-    if done.stale_answers or sum(statuses.values()) != rows.count(1) * plan.per_item:
+def _is_written(folder: Folder, found: Snapshot) -> bool:
+    """Whether what is on the disk is enough, as little has come since."""
+    if not found.written:
+        return False
+    there, *since = (keys.height for keys in found.keys)
+    parts = sum(number > found.written for number in part_files.part_numbers(folder.parts))
+    return sum(since) * _WORTH_SHARE <= there and parts <= _WORTH_PARTS
+
+
+def _with_more(folder: Folder, plan: Plan, layout: Layout | None, before: Snapshot, reasks: Policy) -> Standing | None:
+    """How it stood and the parts that came; ``None`` if that does not tell all. Without a ``layout`` it is that of the plan."""
+    numbers = [number for number in part_files.part_numbers(folder.parts) if number > before.last]
+    heads = _heads(folder, plan, numbers, reasks)
+    if heads is None:
         return None
-    return _Found(done.keys_of(rows), rows, statuses)
-
-
-def _with_more(folder: Folder, plan: Plan, layout: Layout, before: Snapshot, since: int) -> _Found | None:
-    """From how it stood and the parts that came; ``None`` if that does not tell all."""
+    placed = part_index.read_found(folder.positions)
+    if layout is None:
+        layout = plan.layout(before.files.union(*(head["file"].unique() for head in [placed, *heads])))
     finished = before.finished(layout)
     if finished is None:
         return None
-    columns = ["slot", "row", "sample", "point", "status"]
-    void, heads = Void(folder.parts), []
-    for number in part_files.part_numbers(folder.parts):
-        if number >= since:
-            head = part_index.head(part_files.read_part(folder.parts, number, ["key", *columns]))
-            gone = void.among(number, head["status"])
-            heads.append(head if gone is None else head.filter(~gone))
-    if not sum(head.height for head in heads):
-        return _Found(before.keys, finished, before.statuses)
-    new = part_index.last_of_each(pl.concat(heads))
-    failed = new.filter(pl.col("status") == "failed")["row"].to_numpy()
-    # How often a row has failed tell earlier parts alone.
-    if (new["status"] == "invalid").any() or (
-        len(failed) and (not plan.job.job.retry_failed or _are_old(failed, layout, before))
-    ):
-        return None
-    answered = new.filter(pl.col("status") != "failed")
-    counts = answered.group_by("row").len()
-    if (counts["len"] != plan.per_item).any():
-        return None
+    if not heads:
+        return Standing(before, finished, layout)
+    positions = part_index.Positions(layout, placed)
+    for at, head in enumerate(heads):
+        heads[at] = positions.place(head).drop("file", "position")
+        if heads[at].height < head.height:
+            return None
+    new = pl.concat(heads)
+    heads.clear()
+    failed = new.filter(pl.col("status") == "failed")
+    if failed.height or new["status"].is_in(REASK_STATUSES).any():
+        often = failed.group_by("hi", "lo").len().filter(pl.col("len") > plan.job.job.retry_failed)
+        new = part_index.last_of_each(new)
+        failed = new.filter(pl.col("status") == "failed")
+        # How often a row has failed tell earlier parts alone.
+        if failed.join(often, on=["hi", "lo"], how="semi").height or _are_old(failed["row"], layout, before):
+            return None
+        new = new.filter(pl.col("status") != "failed")
     # Failed ones count, too: a later run has to see that they are old.
-    end = max(len(finished), int(new["row"].max()) + 1)  # type: ignore[arg-type]
-    rows = np.zeros(end, np.uint8)
+    counts = np.bincount(np.concatenate([new["row"], failed["row"]]), minlength=len(finished))
+    answered = np.bincount(new["row"], minlength=len(counts))
+    rows = np.zeros(len(counts), np.uint8)
     rows[: len(finished)] = np.frombuffer(finished, np.uint8)
-    if rows[answered["row"].to_numpy()].any():
+    if (rows * answered).any() or not np.isin(answered, [0, plan.per_item]).all():
         return None
-    rows[answered["row"].to_numpy()] = 1
-    first = answered.filter((pl.col("sample") == 0) & (pl.col("point") == plan.labels[0]))
-    keys = pl.concat([answered.select("hi", "lo"), first.select(hi="slot_hi", lo="slot_lo")])
+    rows[answered > 0] = 1
+    first = new.filter("is_first")
+    keys = pl.concat([new.select("hi", "lo"), first.select(hi="slot_hi", lo="slot_lo")]).sort("hi")
     statuses = dict(before.statuses)
-    for status, more in answered["status"].value_counts().iter_rows():
+    for status, more in new["status"].value_counts().iter_rows():
         statuses[status] = statuses.get(status, 0) + more
-    return _Found(before.keys.merge_sorted(keys.sort("hi"), "hi"), rows.tobytes(), statuses)
+    if _has_twice(keys["hi"], before):
+        return None
+    return _standing(folder, layout, rows, statuses, [*before.keys, keys], before.written, failed.height)
 
 
-def _are_old(rows: npt.NDArray[np.int64], layout: Layout, before: Snapshot) -> bool:
+def _heads(folder: Folder, plan: Plan, numbers: Sequence[Number], reasks: Policy) -> list[pl.DataFrame] | None:
+    """What tells of the answers in these parts; ``None`` if one may be asked for again, or is of no sweep point of the plan."""
+    columns = ["slot", "status", "file", "position", "sample", "point"]
+    halves = ["hi", "lo", "slot_hi", "slot_lo"]
+    is_first = (pl.col("sample") == 0) & (pl.col("point") == plan.labels[0])
+    void, heads = Void(folder.parts), []
+    for number, part in zip(numbers, part_index.read_keys(folder.parts, columns, numbers), strict=True):
+        if may_be_asked_again(folder.parts, number, part, reasks) or not part["point"].is_in(plan.labels).all():
+            return None
+        gone = void.among(number, part["status"])
+        status, place = pl.col("status").cast(pl.Enum(STATUSES)), pl.col("file", "position").fill_null(0)
+        head = part.select(*halves, status, place, is_first=is_first)
+        heads.append(head if gone is None else head.filter(~gone))
+    return heads
+
+
+def _has_twice(hi: pl.Series, before: Snapshot) -> bool:
+    """Whether one of these keys, which are in their order, comes twice, or was there before: then its last answer counts."""
+    if (hi == hi.shift(-1)).any():
+        return True
+    for earlier in before.keys:
+        near = earlier["hi"].search_sorted(hi).clip(upper_bound=earlier.height - 1)
+        if (earlier["hi"].gather(near) == hi).any():
+            return True
+    return False
+
+
+def _are_old(rows: pl.Series, layout: Layout, before: Snapshot) -> bool:
     """Whether one of these was a row of the spans before, too."""
-    file, position = layout.positions(rows)
+    file, position = layout.positions(rows.to_numpy())
     old = [(file == f) & (position >= first) & (position < first + length) for f, first, length in before.spans]
     return bool(any(each.any() for each in old))
 
 
-def _write(folder: Folder, plan: Plan, layout: Layout, found: _Found) -> bool:
-    """False if some of the rows are of no file that can be known again."""
-    rows = np.frombuffer(found.rows, np.uint8)
+def _indexed(folder: Folder, plan: Plan, layout: Layout) -> Standing | None:
+    """By an index of all answers; some 100 bytes each."""
+    positions = part_index.Positions(layout, part_index.read_found(folder.positions))
+    done = AnswerIndex(folder.parts, plan.job.job.retry_failed, plan.labels, positions=positions)
+    finished, statuses = done.finished(plan.per_item), done.statuses()
+    if done.stale_answers or sum(statuses.values()) != finished.count(1) * plan.per_item:
+        return None
+    rows = np.frombuffer(finished, np.uint8)
+    return _standing(folder, layout, rows, statuses, [done.keys_of(finished)])
+
+
+def _standing(
+    folder: Folder,
+    layout: Layout,
+    rows: npt.NDArray[np.uint8],
+    statuses: dict[str, int],
+    keys: Sequence[pl.DataFrame],
+    written: int = 0,
+    failed: int = 0,
+) -> Standing | None:
+    """``None`` if some of the rows are of no file that can be known again."""
     spans, pieces = [], [rows[:0]]
     for file, begin, end in layout.spans():
         some = rows[begin:end]
@@ -205,16 +288,23 @@ def _write(folder: Folder, plan: Plan, layout: Layout, found: _Found) -> bool:
             pieces.append(some)
     bits = np.concatenate(pieces)
     if bits.sum() != rows.sum() or len({file for file, _, _ in spans}) < len(spans):
-        return False
+        return None
+    last = int(max(part_files.part_numbers(folder.parts), default=0))
+    return Standing(Snapshot(statuses, keys, spans, bits, last, failed, written), rows.tobytes(), layout)
+
+
+def _write(folder: Folder, plan: Plan, found: Snapshot) -> None:
+    keys = found.keys[0]
+    for more in found.keys[1:]:
+        keys = keys.merge_sorted(more, "hi")
     head = _Head(
-        _VERSION, part_files.identity(folder.parts), part_index.found_id(folder.positions), plan.job.job.retry_failed,
-        plan.per_item, found.statuses, found.keys.height, spans,
+        _VERSION, found.last, part_files.identity(folder.parts), part_index.found_id(folder.positions),
+        plan.job.job.retry_failed, plan.per_item, found.statuses, keys.height, found.spans,
     )  # fmt: skip
     encoded = msgspec.json.encode(head)
     size = -(-(len(encoded) + 1) // _PAGE) * _PAGE
     with storing(folder.snapshot), replaced(folder.snapshot) as stream:
         stream.write(encoded.ljust(size - 1) + b"\n")
         for name in ("hi", "lo"):
-            stream.write(raw(found.keys[name]))
-        stream.write(np.packbits(bits).tobytes())
-    return True
+            stream.write(raw(keys[name]))
+        stream.write(np.packbits(found.rows).tobytes())

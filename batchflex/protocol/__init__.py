@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     )
     from .chat_route import CHAT as CHAT
     from .classify import KEY_COMMAND as KEY_COMMAND
+    from .error_body import retry_after as retry_after
     from .event_stream import Events as Events
     from .failure_evidence import (
         BLAMELESS as BLAMELESS,
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
         cut_by as cut_by,
         given_up as given_up,
     )
-    from .route import Receipt as Receipt, Route as Route, Stream as Stream
+    from .route import Receipt as Receipt, Route as Route, Stream as Stream, Verdict as Verdict
     from .routes import ROUTES as ROUTES, conversation as conversation
 
 __all__, __getattr__, __dir__ = exports(__name__)

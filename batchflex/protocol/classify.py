@@ -144,6 +144,11 @@ def unreadable_file(message: str) -> RowFault:
     return _unsent(RowFault(message, error_type="file"))
 
 
+def unfetched_file(message: str, after_s: float | None = None) -> Transient:
+    """A file of a request that could not be fetched this time: nothing was sent. ``message`` is a sentence."""
+    return _unsent(Transient(message, error_type="file", retry_after_s=after_s)).blamed_on("row")
+
+
 def no_key(why: str) -> RunFault:
     """The command that is to give the key gives none."""
     return _unsent(RunFault(f"{NO_KEY}: {why}", error_type="api_key_command").because("key"))
@@ -178,6 +183,12 @@ def is_time_out(fault: AttemptError) -> bool:
 def is_of_row(fault: AttemptError) -> bool:
     """Whether it is the row that is at fault, and the endpoint works."""
     return isinstance(fault, RowFault) or (isinstance(fault, Transient) and fault.blame == "row")
+
+
+def maybe_of_a_row(fault: RunFault, *, others_answered: bool) -> bool:
+    """Whether a refusal that usually means the run may mean the row, as others were answered: moderation answers 403, and a row
+    may itself name a model that is not there."""
+    return others_answered and (fault.http_status == 403 or fault.reason in ("model", "url"))
 
 
 def is_about_request(fault: AttemptError) -> bool:

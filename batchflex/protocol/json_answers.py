@@ -23,6 +23,8 @@ _MOST_TRIES = 200  # places in an answer where JSON may begin
 _FENCED = re.compile(r"```[\w+-]*[ \t]*\r?\n(.*?)```", re.DOTALL)
 _THOUGHT = re.compile(r"\A\s*<(think|thinking|reasoning)>.*?</\1>", re.DOTALL)
 
+_AROUND_A_CHOICE = " \t\r\n\"'`*.“”‘’"
+
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
 _raw_decode = json.JSONDecoder().raw_decode
@@ -56,13 +58,18 @@ class Shape:
     def __init__(self, schema: Any = None, *, any_object: bool = False, model: type[BaseModel] | None = None) -> None:
         self._any_object = any_object
         self._model = model
+        self._label = _label(schema)
         self._validator: Any = None
         if schema is not None:
             with contextlib.suppress(ValueError, RecursionError):
                 self._validator = _validator(schema)
 
-    def judge(self, content: str, *, lenient: bool = False) -> Judged:
-        """The answer's JSON, or what is wrong with it. ``lenient`` finds it among prose, in a fence, behind a thought."""
+    def judge(self, content: str, *, lenient: bool | None = None) -> Judged:
+        """The answer's JSON, or what is wrong with it. ``lenient`` finds it among prose, in a fence, behind a thought, and takes
+        a text that is one of the choices where the schema is that of a label: an object of one field, with texts to choose from.
+        With ``None`` labels alone are read so."""
+        if lenient is None:
+            lenient = self._label is not None
         value, complaint = _read(content)
         if complaint is None:
             complaint = self.complaint(value)
@@ -98,6 +105,12 @@ class Shape:
                     return value, None
                 if len(text) > longest:
                     longest, complaint = len(text), fault
+        if self._label is not None:
+            name, choices = self._label
+            bare = _THOUGHT.sub("", content).strip(_AROUND_A_CHOICE).casefold()
+            value = {name: choices.get(bare)}
+            if value[name] is not None and self.complaint(value) is None:
+                return value, None
         return None, complaint
 
 
@@ -112,7 +125,7 @@ class Shapes:
         self,
         schema: Mapping[str, Any] | None = None,
         *,
-        lenient: bool = False,
+        lenient: bool | None = None,
         models: Mapping[bytes, type[BaseModel]] | None = None,
     ) -> None:
         of = next((m for asked, m in (models or {}).items() if schema_of(_decode(asked)) == schema), None)
@@ -121,6 +134,8 @@ class Shapes:
         self._of_models = {asked: _shape_of(asked, model) for asked, model in (models or {}).items()}
 
     def judge(self, body: bytes, content: str | None) -> Judged:
+        if self._shape is None and b'"response_format"' not in body:
+            return _NOT_JUDGED
         return self.judge_format(requested_format(body), content)
 
     def judge_format(self, response_format: bytes | None, content: str | None) -> Judged:
@@ -156,6 +171,20 @@ def schema_of(response_format: Any) -> Any:
         return None
     inside = response_format.get("json_schema")
     return inside.get("schema") if isinstance(inside, dict) else response_format.get("schema")
+
+
+def _label(schema: Any) -> tuple[str, dict[str, str]] | None:
+    """The field of a label, and its choices by how they are written in lower case, but those that differ in that alone; ``None``
+    if the schema is another."""
+    properties = schema.get("properties") if isinstance(schema, dict) else None
+    if not isinstance(properties, dict) or len(properties) != 1:
+        return None
+    (name, field), *_ = properties.items()
+    choices = field.get("enum") if isinstance(field, dict) else None
+    if not isinstance(choices, list) or not all(isinstance(choice, str) for choice in choices):
+        return None
+    written = [choice.strip(_AROUND_A_CHOICE).casefold() for choice in choices]
+    return name, {bare: choice for bare, choice in zip(written, choices, strict=True) if written.count(bare) == 1}
 
 
 def unusable(schema: Any) -> str | None:

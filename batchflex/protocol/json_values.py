@@ -15,7 +15,7 @@ _HALVES = re.compile(r"[\ud800-\udfff]")
 def unwritable(value: Any, depth: int = 0) -> str | None:
     """Why a value can stand in no job file or no JSON request; ``None`` if it can stand in both."""
     if isinstance(value, str):
-        return HALF if _HALVES.search(value) else None
+        return HALF if not value.isascii() and _HALVES.search(value) else None
     if isinstance(value, bool):
         return None
     if isinstance(value, int):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import msgspec
@@ -47,22 +48,35 @@ class Facts(NamedTuple):
     gateway: Gateway = NO_GATEWAY
 
 
+NOTHING, _LIMITS = Facts(None, False), Facts(None, True)
+
+
 def read(headers: Sequence[tuple[bytes, bytes]]) -> Facts:
-    """One pass over the headers, whose names may be in any case."""
-    best, found, tells = len(_IDS), b"", False
-    of_gateway: list[bytes | None] | None = None
-    for name, value in headers:
-        name = name.lower()
-        if name in _RANK:
-            if _RANK[name] < best and _SANE.fullmatch(value):
-                best, found = _RANK[name], value
-        elif name in _GATEWAY:
-            of_gateway = of_gateway or [None, None, None]
-            of_gateway[_GATEWAY[name]] = value
-        elif b"ratelimit" in name:
-            tells = True
-    gateway = NO_GATEWAY if of_gateway is None else _gateway(*of_gateway)
+    """What is said by headers, whose names may be in any case."""
+    return facts([name for name, _ in headers], [value for _, value in headers])
+
+
+def facts(names: Sequence[bytes], values: Sequence[bytes]) -> Facts:
+    """As :func:`read`."""
+    ids, of_gateway, tells = _telling(tuple(names))
+    if not (ids or of_gateway):
+        return _LIMITS if tells else NOTHING
+    found = next((values[at] for at in ids if _SANE.fullmatch(values[at])), None)
+    said: list[bytes | None] = [None, None, None]
+    for at, kind in of_gateway:
+        said[kind] = values[at]
+    gateway = _gateway(*said) if of_gateway else NO_GATEWAY
     return Facts(found.decode("ascii") if found else None, tells, gateway)
+
+
+@lru_cache(maxsize=256)
+def _telling(names: tuple[bytes, ...]) -> tuple[list[int], list[tuple[int, int]], bool]:
+    """Where the ids are, the best first, and what a gateway says; and whether there are limits. Headers have the same names from
+    answer to answer, mostly."""
+    lower = [name.lower() for name in names]
+    ids = sorted((at for at, name in enumerate(lower) if name in _RANK), key=lambda at: _RANK[lower[at]])
+    of_gateway = [(at, _GATEWAY[name]) for at, name in enumerate(lower) if name in _GATEWAY]
+    return ids, of_gateway, any(b"ratelimit" in name for name in lower)
 
 
 def _gateway(cost: bytes | None, deployment: bytes | None, fallbacks: bytes | None) -> Gateway:

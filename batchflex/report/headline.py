@@ -169,8 +169,12 @@ def headline(digest: Digest) -> tuple[str, str]:
     beside = f", equalled by {equal} of them" if equal else ""
     return (
         f"{name_of(digest, first)}: {said}",
-        f"Highest of {len(ranked)} sweep points{beside}. {more} {_rivals(digest, spec, ranked)}",
+        f"Highest of {len(ranked)} sweep points{beside}. {more} {_rivals(digest, spec, ranked)}{_uncompared(spec)}",
     )
+
+
+def _uncompared(spec: ScoreSpec) -> str:
+    return "" if spec.uncompared is None else f" Not compared with its baseline: {spec.uncompared}."
 
 
 def _rivals(digest: Digest, spec: ScoreSpec, ranked: Sequence[PointDigest]) -> str:

@@ -86,6 +86,7 @@ class ScoreSpec(msgspec.Struct, frozen=True):
     answer: str | None = None
     cluster: str | None = None
     comparison: Compared | None = None
+    uncompared: str | None = None
 
     @property
     def column(self) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence, Set
-from typing import Any, NamedTuple
+from enum import Enum
+from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 import msgspec
 import polars as pl
@@ -33,7 +35,7 @@ class Wanted(NamedTuple):
 
 def wanted(schema: Any = None, choices: Any = None) -> Wanted:
     """What ``schema`` (a pydantic model, a JSON Schema, or a ``response_format`` with one) or ``choices`` (texts in whatever
-    holds them, or a mapping of names to such) ask for; nothing if there is neither.
+    holds them, an Enum class with their values, a Literal, or a mapping of names to such) ask for; nothing if there is neither.
 
     :raises JobError: if it is none of these, or the schema is not one of an object with named fields.
     """
@@ -59,11 +61,14 @@ def _listed(choices: Any) -> Any:
     texts' order: else the same call would ask all anew."""
     if isinstance(choices, Mapping):
         return {name: _listed(texts) for name, texts in choices.items()}
+    if get_origin(choices) is Literal:
+        choices = get_args(choices)
     if isinstance(choices, str | bytes) or not isinstance(choices, Iterable):
         return choices
     if isinstance(choices, Set):
-        choices = sorted(choices, key=str)
-    return [str(text) if isinstance(text, str) else text for text in choices]
+        choices = sorted(choices, key=lambda text: str(text.value if isinstance(text, Enum) else text))
+    values = [text.value if isinstance(text, Enum) else text for text in choices]
+    return [str(value) if isinstance(value, str) else value for value in values]
 
 
 def fields_of(schema: Mapping[str, Any]) -> dict[str, pl.DataType | None]:
@@ -88,7 +93,8 @@ def beside(
     results: pl.DataFrame, fields: Mapping[str, pl.DataType | None], taken: Collection[str]
 ) -> tuple[pl.DataFrame, dict[str, str]]:
     """The columns to put beside a frame that has those ``taken``, in the order of its rows: the ``fields`` of the answers, then
-    the fixed ones. A name that is taken gets ``answer_`` before it. Returns also what each field is called that was renamed.
+    the fixed ones. A name that is taken gets ``answer_`` before it; where that is taken too, ``_2`` after it, ``_3`` and so on.
+    Returns also what each field is called that was renamed.
 
     ``results`` is a table of results with one row for each of the frame.
     """
@@ -103,10 +109,12 @@ def beside(
 
 
 def _free(name: str, held: set[str]) -> str:
-    while name in held:
-        name = _PREFIX + name
-    held.add(name)
-    return name
+    if name in held:
+        name = _PREFIX + name.removeprefix(_PREFIX)
+    tried = (name if number == 1 else f"{name}_{number}" for number in itertools.count(1))
+    free = next(each for each in tried if each not in held)
+    held.add(free)
+    return free
 
 
 def _object(text: str | None) -> dict[str, Any]:

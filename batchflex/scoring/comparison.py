@@ -12,18 +12,24 @@ import polars as pl
 
 from ..core import JobError, frame_of
 from . import agreement, clusters, extract, many_tests, power, spending, stats
+from .readable import Compared
 
 _PREFIX = "score_"
 _ANSWERED = "answered_"
+_SHOWN_FLIPS = 10
 _TOKENS = ("prompt_tokens", "completion_tokens")
 
 
 class Comparison(NamedTuple):
-    """``told`` are the results as plain values; ``flips`` has a row for each item and score that differ: a frame of the kind of
-    the first that was compared."""
+    """``told`` are the results as plain values, a dict; ``flips`` has a row for each item and score that differ: a frame of the
+    kind of the first that was compared. Printed it is the tables of ``batchflex compare``."""
 
     told: dict[str, Any]
     flips: Any
+
+    def __repr__(self) -> str:
+        flips = frame_of(self.flips, "compare()").rows
+        return Compared(self.told).with_flips(flips.head(_SHOWN_FLIPS).to_dicts(), flips.height)
 
 
 def compare(
@@ -45,7 +51,8 @@ def compare(
 
     ``told`` has ``level``, ``cluster``, ``items`` (on both sides), ``only_a``, ``only_b``, ``a`` and ``b`` (``rows``, tokens,
     ``cost`` and median ``latency_s`` of each side), and ``scores``, of each its ``name``, whether it ``is_share`` (each row
-    right or wrong), ``items``, the means ``a`` and ``b``, ``difference`` (B minus A) with ``low`` and ``high``, its standard
+    right or wrong), ``items``, the means ``a`` and ``b`` over these, each counted once, and ``a_of_rows`` and ``b_of_rows`` over
+    all rows with a score, as ``summarise`` has them, ``difference`` (B minus A) with ``low`` and ``high``, its standard
     error ``se`` with ``df`` degrees of freedom, ``clusters``, ``p_value`` with its ``method`` (``mcnemar-exact``, ``mcnemar``,
     ``paired-t`` or ``cluster-t``), ``detectable`` (the smallest difference that so many items find four times of five),
     ``wins``, ``losses`` and ``ties``, ``p_holm`` and ``p_bh`` (corrected for as many scores as there are), and ``agreement``
@@ -82,7 +89,8 @@ def compare(
         own = [] if cluster_of is None else ["cluster"]
         pairs = both.select("item", *own, a=pl.col(name), b=pl.col(f"{name}_b"), single=single).drop_nulls()
         is_share = all(_is_share(frame[_PREFIX + name]) for frame in (one, two))
-        scores.append({"name": name, "is_share": is_share, **compared(pairs, level)})
+        of_rows = {f"{side}_of_rows": frame[_PREFIX + name].mean() for side, frame in (("a", one), ("b", two))}
+        scores.append({"name": name, "is_share": is_share, **compared(pairs, level), **of_rows})
         flips.append(_with_answers(_flipped(pairs, name), one, two, item, by, show))
     p_values = [score["p_value"] for score in scores]
     adjusted = zip(scores, names, many_tests.holm(p_values), many_tests.benjamini_hochberg(p_values), strict=True)
@@ -90,7 +98,7 @@ def compare(
         score |= {"p_holm": p_holm, "p_bh": p_bh, "agreement": _agreement(one, two, item, by, name, cluster_of, level)}
     counts = {"items": both.height, "only_a": a.height - both.height, "only_b": b.height - both.height}
     sides = {"a": _measured(one), "b": _measured(two)}
-    results = {"level": level, "cluster": cluster, **counts, **sides, "scores": scores}
+    results = Compared({"level": level, "cluster": cluster, **counts, **sides, "scores": scores})
     return Comparison(results, like.alike(pl.concat(flips)))
 
 

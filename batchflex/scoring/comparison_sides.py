@@ -49,6 +49,11 @@ def both_of(name: str, cluster: str | None = None) -> tuple[Side, Side]:
     return side(names[0], cluster), side(names[1], cluster)
 
 
+def folders_of(names: Sequence[str]) -> list[Path]:
+    """The folders that sides are of."""
+    return list(dict.fromkeys(_split(name)[0] for name in names))
+
+
 def uneven(one: Side, two: Side) -> list[str]:
     """A sentence for each swept variable of which the sides have some values in common, and others not."""
     told = []
@@ -110,6 +115,14 @@ def side(name: str, cluster: str | None = None) -> Side:
     frame = _of_point(name, given, columns, frame)
     swept = [column for column in columns if column in frame.columns]
     return Side(name, frame, swept, own, {each["name"]: bool(each["is_share"]) for each in scored})
+
+
+def clustered(known: Side, cluster: str) -> Side:
+    """The same side by the clusters of a column that its scores are not clustered by; as it is, if it has no such column."""
+    try:
+        return side(known.name, cluster)._replace(cluster=cluster)
+    except JobError:
+        return known
 
 
 def _without_results(path: Path) -> str:
@@ -208,7 +221,8 @@ def _rows(
     are_older = scored_of is not None and bool(there.made_of) and scored_of != there.made_of
     if are_older or not frame["key"].equals(scored["key"]):
         raise FolderError(
-            f"the scores in {folder.path} are older than its results; make them anew: batchflex score {folder.path}"
+            f"the scores in {folder.path} are older than its results; make them anew: batchflex score {folder.path} "
+            "(with the job file that named them, if it is not the folder's; a judge is asked for the grades that are missing)"
         )
     found = {spec.name: scorers.evaluate(frame, spec).answered for spec in labelling}
     labels = [answered.alias(f"answered_{name}") for name, answered in found.items() if answered is not None]

@@ -11,6 +11,7 @@ from ..config import ScoreLike, ScoreSection, specs_of
 from ..core import JobError, frame_of
 from . import functions, scorers, stats, summary, sweep_comparison
 from .ledger import Ledger, Score
+from .readable import ScoreSummary
 
 Scores = Sequence[ScoreLike] | Mapping[str, Mapping[str, Any]] | ScoreLike
 F = TypeVar("F")
@@ -53,7 +54,7 @@ def summarise(
     baseline: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """A summary of the scores of a frame of any kind: the fields ``level``, ``rows``, ``scores`` and ``points`` of
-    ``scores.json`` (CONTRACT.md).
+    ``scores.json`` (CONTRACT.md), a dict that is printed as tables.
 
     With ``scores`` the frame is scored first; without, its columns ``score_NAME`` are used, and there are no labels, which only
     the definition of a score can find. ``by`` are the columns to group by (sweep points, models), ``item`` is the column that
@@ -75,7 +76,10 @@ def summarise(
         raise JobError(f"there is no column {cluster!r} to cluster by; the columns are: {', '.join(frame.columns)}")
     if not 0 < level < 1:
         raise JobError(f"level must be between 0 and 1, such as 0.95; found {level!r}")
-    if baseline is not None and not sweep_comparison.fitting(frame.select(by).unique().to_dicts(), baseline):
+    swept = frame.select(by).unique(maintain_order=True).to_dicts() if baseline is not None else []
+    if baseline is not None and (number := len(sweep_comparison.fitting(swept, baseline))) > 1:
+        raise JobError(sweep_comparison.not_one(swept, baseline, number))
+    if baseline is not None and not number:
         raise JobError(
             f"no row has the values of the baseline: {dict(baseline)!r:.200}; name values of {', '.join(by) or 'by'}"
         )
@@ -97,4 +101,4 @@ def summarise(
     ]
     ledger = Ledger(known, by, item if item in frame.columns else None)
     ledger.add(frame, found)
-    return summary.summarise(ledger, level=level)
+    return ScoreSummary(summary.summarise(ledger, level=level))

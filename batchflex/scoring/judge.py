@@ -71,6 +71,8 @@ def job_of(job: Job, spec: ScoreSection, out: Path) -> Job:
     }
     if job.input.files is not None:
         own["input"]["files"] = job.input.files
+    if job.input.file_hosts is not None:
+        own["input"]["file_hosts"] = job.input.file_hosts
     if judge.system is not None:
         own["prompt"]["system"] = judge.system
     sections = (("endpoint", judge.endpoint), ("limits", judge.limits), ("prices", judge.prices))

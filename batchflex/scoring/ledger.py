@@ -30,7 +30,8 @@ _SHARE_OF_LABELS = 2  # labels occur at least twice on average; otherwise they a
 
 
 class Score(NamedTuple):
-    """What a summary needs to know of a score. ``is_share`` is ``None`` where it depends on the scores."""
+    """What a summary needs to know of a score. ``is_share`` is ``None`` where it depends on the scores; ``uncompared`` says why
+    its sweep points are not compared, if its baseline is none of them."""
 
     name: str
     kind: str | None = None
@@ -40,6 +41,7 @@ class Score(NamedTuple):
     is_labelling: bool = False
     cluster: str | None = None
     baseline: Mapping[str, Any] | None = None
+    uncompared: str | None = None
 
     @property
     def column(self) -> str:

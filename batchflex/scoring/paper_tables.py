@@ -195,7 +195,8 @@ def _difference(found: Found | None, share: bool) -> str:
     if found is None or found["difference"] is None:
         return "–"
     text = _interval(found["difference"], found["low"], found["high"], share)
-    return f"+{text}" if found["difference"] > 0 else text
+    shown = _number(found["difference"], share)
+    return format.signed(shown) + text.removeprefix(shown)
 
 
 def _p(value: float | None) -> str:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+import msgspec
 import polars as pl
 
-from ..core import JobError, count
+from ..config import Job, ScoreSection
+from ..core import JobError, Request, count, text_of
 from . import clusters, comparison_sides, power
 from .power import Spread
 
@@ -24,6 +27,8 @@ def detect(
     like: str | None = None,
     score: str | None = None,
     chance: float = power.POWER,
+    clusters: Clusters | None = None,
+    icc: float | None = None,
 ) -> dict[str, Any]:
     """Plan two sides that answer the same ``items``, with so many ``samples`` each.
 
@@ -31,27 +36,32 @@ def detect(
     scores of an earlier run, ``like`` (``OUT`` or ``OUT@variable=value,…``), of its ``score`` (the first). Of several sweep
     points it is the median over all pairs of them. ``chance`` is the power.
 
-    :raises JobError: if both are given, or the earlier run has no such score, or it does not vary.
+    ``clusters`` are those of the items. An earlier run tells what they do to the variance; else ``icc``, how alike items of one
+    cluster are, and without it they are taken as independent: ``most_alike`` is how many times as large the variance would be if
+    those of a cluster all did the same.
+
+    :raises JobError: if ``require`` does, or the earlier run has no such score, or it does not vary.
     :raises FolderError: if the earlier run has no scores.
     """
-    if expect is not None and like is not None:
-        raise JobError(
-            "--expect and --like exclude each other: state the accuracy, or take the variance of an earlier run"
-        )
+    require(difference, expect=expect, like=like, icc=icc, clusters=clusters)
+    unknown = False
     if like is not None:
-        spread, basis, name = _of_run(like, score)
+        spread, basis, name, unknown = _of_run(like, score, difference, clusters)
     else:
+        unknown = clusters is not None and icc is None
         stated = 0.5 if expect is None else expect
         spread, name = power.of_shares(stated), None
         about = "the least favourable" if expect is None else "as expected"
         basis = f"an accuracy of {stated:g} on both sides, {about}, right or wrong independently of each other"
+        if clusters is not None and icc is not None:
+            spread = spread._replace(design_effect=clusters.design_effect(icc))
     if spread.variance(1) <= 0:
         raise JobError(f"--detect: the scores of {like} do not vary, so there is nothing to plan with; state --expect")
     tried = sorted({*_SAMPLES, samples}) if spread.within else [samples]
     return {
         "difference": difference, "power": chance, "score": name, "basis": basis, "items": items, "samples": samples,
         "variance": spread.variance(samples), "between": spread.between, "within": spread.within,
-        "design_effect": spread.design_effect,
+        "design_effect": spread.design_effect, **_clustered(clusters, unknown=unknown),
         "detectable": power.detectable(spread.variance(samples), items, power=chance),
         "needed": [
             {"samples": n, "items": power.needed(spread.variance(n), difference, power=chance)} for n in tried
@@ -59,23 +69,117 @@ def detect(
     }  # fmt: skip
 
 
-def _of_run(name: str, score: str | None) -> tuple[Spread, str, str]:
+class Clusters:
+    """The clusters of the items of a job by the column ``name``, counted while its requests are planned."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.items = 0
+        self._sizes: dict[int, int] = {}
+        self._single = 0
+
+    @classmethod
+    def of(cls, job: Job, score: str | None) -> Clusters | None:
+        """Those that a score of the job (the first) names, if it does."""
+        specs: list[ScoreSection] = [spec for spec in job.score if score is None or spec.name == score]
+        return cls(specs[0].cluster) if specs and specs[0].cluster is not None else None
+
+    def add(self, request: Request) -> None:
+        """Count the item of a request, once: at the first sweep point, of the first sample."""
+        if request.point or request.sample:
+            return
+        self.items += 1
+        value = None if request.carry is None else _of_carried(msgspec.json.decode(request.carry), self.name)
+        if value is None:
+            self._single += 1
+        else:
+            at = hash(text_of(value))
+            self._sizes[at] = self._sizes.get(at, 0) + 1
+
+    @property
+    def number(self) -> int:
+        return len(self._sizes) + self._single
+
+    def design_effect(self, icc: float) -> float:
+        """How many times as large clusters make the variance of a mean, with so much correlation within them: 1 + (m - 1)·icc
+        with m as the mean size that an item sees, Σm² / Σm."""
+        squares = self._single + sum(size * size for size in self._sizes.values())
+        return 1 + (squares / self.items - 1) * icc if self.items else 1.0
+
+
+def _of_carried(carried: Mapping[str, Any], name: str) -> Any:
+    """The value of a column of the results, or of a field in one; carried columns that are named like another have ``input_``."""
+    own = name.removeprefix("input_")
+    for known in (name, own):
+        if known in carried:
+            return carried[known]
+    head, _, rest = own.partition(".")
+    value = carried.get(head)
+    return _of_carried(value, rest) if rest and isinstance(value, Mapping) else None
+
+
+def _clustered(clusters: Clusters | None, *, unknown: bool) -> dict[str, Any]:
+    if clusters is None:
+        return {"cluster": None, "clusters": None, "most_alike": None}
+    return {
+        "cluster": clusters.name,
+        "clusters": clusters.number,
+        "most_alike": clusters.design_effect(1) if unknown else None,
+    }
+
+
+def require(
+    difference: float,
+    *,
+    expect: float | None = None,
+    like: str | None = None,
+    icc: float | None = None,
+    clusters: Clusters | None = None,
+) -> None:
+    """:raises JobError: if such a plan cannot be made, whatever the items are."""
+    if like is not None and (expect is not None or icc is not None):
+        name, what = ("expect", "the accuracy") if expect is not None else ("icc", "how alike rows of a cluster are")
+        raise JobError(f"--{name} and --like exclude each other: state {what}, or take the variance of an earlier run")
+    if icc is not None and clusters is None:
+        raise JobError("--icc is for a score with a cluster, and the job's score names none")
+    if like is None:
+        _require_share(difference)
+
+
+def _require_share(difference: float) -> None:
+    if difference >= 1:
+        meant = f"; did you mean {difference / 100:g}, {difference:g} percentage points?" if difference < 100 else ""
+        raise JobError(f"--detect takes a difference of shares, which is below 1; found {difference:g}{meant}")
+
+
+def _of_run(name: str, score: str | None, difference: float, planned: Clusters | None) -> tuple[Spread, str, str, bool]:
+    """And whether clusters are planned, but not known in that run."""
     side = comparison_sides.side(name)
+    if planned is not None and side.cluster is None:
+        side = comparison_sides.clustered(side, planned.name)
     names = [column.removeprefix(_COLUMN) for column in side.frame.columns if column.startswith(_COLUMN)]
     if score is not None and score not in names:
         raise JobError(f"{name} has no score {score!r}; it has: {', '.join(names)}")
     chosen = score or names[0]
+    if side.shares.get(chosen):
+        _require_share(difference)
+    unknown = planned is not None and side.cluster is None
     points = _points(side, f"{_COLUMN}{chosen}")
     if not points:
         raise JobError(f"{name}: no row has the score {chosen!r}")
     if len(points) == 1:
-        return _of_one(points[0]), f"the variance of {chosen} in {name}, as if both sides were independent", chosen
+        return (
+            _of_one(points[0]),
+            f"the variance of {chosen} in {name}, as if both sides were independent",
+            chosen,
+            unknown,
+        )
     tried = [_of_pair(a, b) for at, a in enumerate(points) for b in points[at + 1 : _MOST_POINTS]]
     pairs = sorted((pair for pair in tried if pair is not None), key=lambda pair: pair.variance(1))
     if not pairs:
         raise JobError(f"{name}: its sweep points have no two items in common, so that nothing can be paired")
     of = f"{count(len(points), 'sweep point')} of {name}, paired by item"
-    return pairs[len(pairs) // 2], f"the variance of {chosen} between the {of}", chosen
+    return pairs[len(pairs) // 2], f"the variance of {chosen} between the {of}", chosen, unknown
 
 
 def _points(side: comparison_sides.Side, column: str) -> list[pl.DataFrame]:

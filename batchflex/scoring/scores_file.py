@@ -64,7 +64,8 @@ def make(
             table = table_files.TableFolder(folder.scores_folder)
             for path in there.paths:
                 whole = pa.Table.from_batches([], schema) if not (made := [*blocks(path)]) else pa.concat_tables(made)
-                table.add(_name(path, whole), whole.num_rows, partial(_write, schema, [whole]))
+                file = table_files.TableFile(f"{_name(path, whole)}.parquet", whole.num_rows)
+                table.add(file, partial(_write, schema, [whole]))
             folder.scores_json.unlink(missing_ok=True)  # it summarises the scores that are replaced now
             table.commit({})
             folder.scores.unlink(missing_ok=True)
@@ -97,7 +98,8 @@ class _Scoring:
         :raises JobError: as :func:`make`.
         """
         by = [name for name in self._sweep if name in names]
-        self._ledger = Ledger([_described(spec, self._sweep, self._points) for spec in self._specs], by, "id")
+        scores = [_described(spec, self._sweep, self._points) for spec in self._specs]
+        self._ledger = Ledger(scores, by, "id")
         return _wanted(self._specs, names, [*self._sweep])
 
     def add(self, block: pa.RecordBatch) -> tuple[pl.DataFrame, dict[str, scorers.Scored]]:
@@ -139,22 +141,35 @@ def so_far(
 
 
 def _described(spec: ScoreSection, sweep: Mapping[str, str], swept: Sequence[Mapping[str, Any]]) -> Score:
-    """A score for the ledger, whose sweep points are named by column. ``sweep`` has the variable of each column.
-
-    :raises JobError: if its baseline is not one of the job's sweep points.
-    """
+    """A score for the ledger, whose sweep points are named by column. ``sweep`` has the variable of each column."""
     score = Score.of(spec)
     if score.baseline is None:
         return score
-    if not sweep:
-        raise JobError(f"score '{spec.name}': there is no sweep, so there is no sweep point to be the baseline")
     columns = {variable: column for column, variable in sweep.items()}
-    if unknown := [name for name in score.baseline if name not in columns]:
-        known = choice(unknown[0], list(columns), "swept are")
-        raise JobError(f"score '{spec.name}', baseline: {unknown[0]!r} is not swept; {known}")
-    if (number := len(sweep_comparison.fitting(swept, score.baseline))) != 1:
-        raise JobError(f"score '{spec.name}': {sweep_comparison.not_one(swept, score.baseline, number)}")
+    if (why := _baseline_fault(score.baseline, list(columns), swept)) is not None:
+        return score._replace(baseline=None, uncompared=why)
     return score._replace(baseline={columns[name]: value for name, value in score.baseline.items()})
+
+
+def _baseline_fault(
+    baseline: Mapping[str, Any], variables: Sequence[str], swept: Sequence[Mapping[str, Any]]
+) -> str | None:
+    """Why a baseline is none of the sweep points, if it is not."""
+    if not variables:
+        return "there is no sweep, so there is no sweep point to be the baseline"
+    if unknown := [name for name in baseline if name not in variables]:
+        return f"in the baseline, {unknown[0]!r} is not swept; {choice(unknown[0], variables, 'swept are')}"
+    number = len(sweep_comparison.fitting(swept, baseline))
+    return None if number == 1 else sweep_comparison.not_one(swept, baseline, number)
+
+
+def require_baselines(job: Job, specs: Sequence[ScoreSection]) -> None:
+    """:raises JobError: if the baseline of a score is not one of the job's sweep points."""
+    swept = [point.values for point in points(job)]
+    tried = [(spec.name, spec.baseline) for spec in specs if spec.baseline is not None]
+    faults = [(name, _baseline_fault(baseline, list(job.sweep.variables), swept)) for name, baseline in tried]
+    if mistakes := [f"score '{name}': {why}" for name, why in faults if why is not None]:
+        raise JobError(mistakes)
 
 
 def _write(
@@ -206,6 +221,22 @@ def current(folder: Folder, specs: Sequence[ScoreSection]) -> dict[str, Any] | N
         return None
     known = there is not None and (there.get("results"), there.get("made_by")) == (stamp, _digest(specs))
     return there if known else None
+
+
+def specs_of(found: Mapping[str, Any], known: Sequence[ScoreSection]) -> list[ScoreSection] | None:
+    """Those of the ``known`` scores by which ``scores.json`` was made, with the clusters and the baselines that it was made with;
+    ``None`` if they are not all known, or need a judge."""
+    made = []
+    for each in found["scores"]:
+        fields = ("name", "kind", "expected", "answer")
+        like = [s for s in known if all(getattr(Score.of(s), name) == each.get(name) for name in fields)]
+        if not like or like[0].kind == "judge":
+            return None
+        told = each.get("comparison") or {}
+        baseline = found["points"][told["point"]]["point"] if told.get("with") == "baseline" else None
+        own = like[0].baseline if each.get("uncompared") else baseline
+        made.append(like[0].model_copy(update={"cluster": each.get("cluster"), "baseline": own}))
+    return made
 
 
 def _digest(specs: Sequence[ScoreSection]) -> str:

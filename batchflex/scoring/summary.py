@@ -52,10 +52,13 @@ def _compared(
     """A score for ``scores``; each of the ``points`` gets how it differs from the reference as ``versus``."""
     fields = ("name", "kind", "is_share", "expected", "answer", "cluster")
     means = [point["scores"][score.name]["mean"] for point in points]
-    found = sweep_comparison.compare([p["point"] for p in points], means, items, score.baseline, level)
+    if score.uncompared is None:
+        found = sweep_comparison.compare([p["point"] for p in points], means, items, score.baseline, level)
+    else:
+        found = sweep_comparison.SweepComparison(None, [None] * len(points), score.uncompared)
     for point, versus in zip(points, found.versus, strict=True):
         point["scores"][score.name]["versus"] = versus
-    return {**{name: getattr(score, name) for name in fields}, "comparison": found.described}
+    return {**{name: getattr(score, name) for name in fields}, "comparison": found.described, "uncompared": found.why}
 
 
 def _decided(score: Score, frame: pl.DataFrame) -> Score:

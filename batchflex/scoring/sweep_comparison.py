@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from ..core import JobError, text_of
+from ..core import text_of
 from . import comparison, many_tests
 
 _SHOWN = 6
@@ -20,10 +20,12 @@ _FIELDS = ("items", "difference", "low", "high", "se", "df", "clusters", "p_valu
 
 
 class SweepComparison(NamedTuple):
-    """``described`` says with what all points are compared, ``versus`` has the difference of each; ``None`` if there is none."""
+    """``described`` says with what all points are compared, ``versus`` has the difference of each; ``None`` if there is none.
+    ``why`` says why they are not compared with a baseline that was asked for."""
 
     described: dict[str, Any] | None
     versus: list[dict[str, Any] | None]
+    why: str | None = None
 
 
 def compare(
@@ -36,13 +38,20 @@ def compare(
     """``points`` are the values of each point, ``means`` its score; ``items`` have for each point ``item``, ``total``, ``n`` and
     maybe ``cluster``. Differences are the point's minus the reference's.
 
-    :raises JobError: if several points have the values of the ``baseline``. With none that has, nothing is compared.
+    Unless just one point has the values of the ``baseline``, and a score, nothing is compared.
     """
     scored = [at for at, mean in enumerate(means) if mean is not None]
     nothing = SweepComparison(None, [None] * len(points))
-    if baseline is not None and len(points) > 1:
-        reference = _baseline(points, baseline)
-        if reference is None or means[reference] is None:
+    if baseline is not None:
+        fit = fitting(points, baseline)
+        if not fit:
+            return nothing._replace(why=f"no row is of the baseline ({_named(baseline)})")
+        if len(fit) > 1:
+            return nothing._replace(why=not_one(points, baseline, len(fit)))
+        reference = fit[0]
+        if means[reference] is None:
+            return nothing._replace(why=f"no row of the baseline ({_named(baseline)}) has a score")
+        if len(points) == 1:
             return nothing
         family = len(scored) - 1
     elif len(scored) > 1:
@@ -70,20 +79,15 @@ def fitting(points: Sequence[Mapping[str, Any]], baseline: Mapping[str, Any]) ->
     return [at for at, p in enumerate(points) if all(text_of(p.get(name)) == text for name, text in wanted.items())]
 
 
-def _baseline(points: Sequence[Mapping[str, Any]], baseline: Mapping[str, Any]) -> int | None:
-    found = fitting(points, baseline)
-    if len(found) > 1:
-        raise JobError(not_one(points, baseline, len(found)))
-    return found[0] if found else None
-
-
 def not_one(points: Sequence[Mapping[str, Any]], baseline: Mapping[str, Any], number: int) -> str:
     """Why so many points are no baseline."""
-    wanted = {name: text_of(value) for name, value in baseline.items()}
-    named = ", ".join(f"{name} = {text}" for name, text in wanted.items()) or "nothing"
     known = "; ".join(",".join(f"{name}={text_of(value)}" for name, value in p.items()) for p in points[:_SHOWN])
     more = "; …" if len(points) > _SHOWN else ""
-    return f"the baseline ({named}) has to be one sweep point, and is {number}; there are: {known}{more}"
+    return f"the baseline ({_named(baseline)}) has to be one sweep point, and is {number or 'none'}; there are: {known}{more}"
+
+
+def _named(baseline: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} = {text_of(value)}" for name, value in baseline.items()) or "nothing"
 
 
 def _pairs(one: pl.DataFrame, two: pl.DataFrame) -> pl.DataFrame:

@@ -19,10 +19,12 @@ if TYPE_CHECKING:
         part_index as part_index,
         part_merging as part_merging,
         part_numbers as part_numbers,
+        places as places,
         record as record,
         results_table as results_table,
         superseded as superseded,
         table_files as table_files,
+        table_reuse as table_reuse,
         writer as writer,
     )
     from .carried_updates import CarriedUpdates as CarriedUpdates, UpdatesWriter as UpdatesWriter

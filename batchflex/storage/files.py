@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import itertools
 import os
 import stat
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
@@ -21,6 +23,7 @@ FULL = {
 LINKED = "it is a symbolic link, and batchflex writes into nothing that lies elsewhere; remove the link"
 NO_LINK = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # and a pipe in place of a file is not waited for
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
+IN_PLACE = frozenset({0xEF53, 0x58465342, 0x01021994, 0x794C7630})  # ext2 to ext4, XFS, tmpfs, overlay: statfs(2)
 _temporaries = itertools.count()
 
 
@@ -110,6 +113,17 @@ def _add(temporary: Path, path: Path) -> None:
         return
     with contextlib.suppress(OSError):  # the next run removes it
         temporary.unlink()
+
+
+def keeps_reserved_space(descriptor: int) -> bool:
+    """Whether what posix_fallocate(3) has reserved of a file takes no more of the disk when it is written through a map. Not so
+    where each write goes to a new place (btrfs, ZFS, APFS), nor over a network: there a full disk is a SIGBUS.
+
+    Of ``overlay`` nobody tells what lies below; nearly always it is one of the others.
+    """
+    facts = (ctypes.c_long * 64)()  # struct statfs; the first is the kind of file system
+    is_known = sys.platform == "linux" and ctypes.CDLL(None).fstatfs(descriptor, facts) == 0
+    return is_known and facts[0] in IN_PLACE
 
 
 def sync_folder(path: Path) -> None:

@@ -1,33 +1,48 @@
 """The journal: every outcome is here before it counts as done.
 
-A segment is a file of lines, each ``CRC-32 of the JSON, 8 hex digits``, a space, the outcome as JSON, a newline. A line
-is handed to the kernel in one ``write`` as soon as its answer is complete: killing the process loses none. ``sync``
-makes what was written so far survive a power cut, and is called for many lines at once. A segment is only ever
-appended to by the run that began it, so a torn tail needs no repair: its bad line is not counted, and the next run
-begins another segment. Nothing here knows what becomes of a segment that was read.
+A segment is a file of records, one after the other: ``FF 42 46 02`` (the last is the number of this form), the CRC-32 of what
+follows and its length, 4 bytes each, little-endian; then the outcome as a MessagePack array of its fields. The file is mapped
+into memory, and a record is copied there as soon as its answer is complete, its head last: killing the process loses none.
+Space is reserved on the disk before it is mapped, so that a full disk is an error then and no signal later; what of it is not
+used is zeros, and is cut off in the end. Where the file system may need more for what it has reserved (see
+:func:`.files.keeps_reserved_space`), a record is handed to the kernel in one ``write``.
 
-A line with ``!`` in place of the space is a note: ``{"void": RUN_ID}`` says that the failures of that run count for nothing.
-Versions that know no notes take such a line for a damaged one.
+``sync`` makes what was kept so far survive a power cut, and is called for many records at once. A segment is only ever appended
+to by the run that began it, so a torn tail needs no repair: it is no whole record, and the next run begins another segment.
+Nothing here knows what becomes of a segment that was read.
+
+A MessagePack map in place of the array is a note: ``{"void": RUN_ID}`` says that the failures of that run count for nothing.
+Segments of folders of format 2 and before are lines of JSON, and are read as well.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import io
+import itertools
+import mmap
 import os
+import struct
 import threading
 import zlib
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO, Any
 
 import msgspec
 
 from ..core import FolderError, Outcome, StorageError
-from .files import FULL, storing, sync_folder
+from .files import FULL, keeps_reserved_space, storing, sync_folder
 
-_encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(Outcome).decode
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Outcome | dict[str, Any]).decode
 _SUFFIX = ".journal"
-_OUTCOME, _NOTE = ord(" "), ord("!")
+_MARKER = b"\xffBF\x02"  # 0xFF is in no text, so in no segment of lines
+_HEAD = struct.Struct("<4sII")
+_BLOCK = 64 << 10
+_FIRST_ROOM, _STEP, _LARGEST_ROOM = 1 << 20, 4 << 20, 64 << 20  # bytes reserved at once; _STEP is mapped at once
 
 
 def segments(folder: Path) -> list[int]:
@@ -45,47 +60,34 @@ def segment_path(folder: Path, number: int) -> Path:
     return folder / f"{number:06d}{_SUFFIX}"
 
 
-class _Note(msgspec.Struct):
-    void: str | None = None
-
-
-_decode_note = msgspec.json.Decoder(_Note).decode
-
-
 def encode(outcome: Outcome) -> bytes:
-    """One line of a segment. Halves of surrogate pairs, which UTF-8 has no place for, become U+FFFD."""
+    """The body of a record. Halves of surrogate pairs, which UTF-8 has no place for, become U+FFFD."""
     try:
-        data = _encode(outcome)
+        return _encode(outcome)
     except UnicodeEncodeError:
-        data = _encode(
-            msgspec.structs.replace(outcome, **{n: _whole(v) for n, v in msgspec.structs.asdict(outcome).items()})
-        )
-    return b"%08x %b\n" % (zlib.crc32(data), data)
+        return _encode(Outcome(*map(_whole, msgspec.structs.astuple(outcome))))
 
 
-def _whole(value: object) -> object:
+def _whole(value: Any) -> Any:
     return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace") if isinstance(value, str) else value
 
 
 def read(path: Path, void: list[str] | None = None) -> Iterator[Outcome]:
-    """The outcomes of a segment, also of one that is being written or was torn: what is not a whole line is left out.
+    """The outcomes of a segment, also of one that is being written or was torn: what is no whole record is left out.
 
     A segment that is gone, because its run has sealed it meanwhile, has none. The ids of runs whose failures are void are added
     to ``void``.
 
-    :raises FolderError: if it cannot be read, or a whole line of it is no outcome: another version wrote it.
+    :raises FolderError: if it cannot be read, or a whole record of it is no outcome: another version wrote it.
     """
     try:
         with path.open("rb") as stream:
-            for line in stream:
-                if len(line) < 11 or line[-1] != 10 or line[8] not in (_OUTCOME, _NOTE):
-                    continue
-                data = line[9:-1]
-                if b"%08x" % zlib.crc32(data) != line[:8]:
-                    continue
-                if line[8] == _OUTCOME:
-                    yield _decode(data)
-                elif void is not None and (run := _decode_note(data).void) is not None:
+            records = _records(stream)
+            first = next(records, None)
+            for record in _lines(stream) if first is None else itertools.chain([first], records):
+                if isinstance(record, Outcome):
+                    yield record
+                elif void is not None and isinstance(run := record.get("void"), str):
                     void.append(run)
     except FileNotFoundError:
         return
@@ -95,42 +97,142 @@ def read(path: Path, void: list[str] | None = None) -> Iterator[Outcome]:
         raise FolderError(f"{path} was written by another version of batchflex: {error}") from None
 
 
+def _records(stream: IO[bytes]) -> Iterator[Outcome | dict[str, Any]]:
+    """What is whole of a file of records. After damage it goes on at the next that is."""
+    begin, size = 0, os.fstat(stream.fileno()).st_size
+    while _seek_marker(stream, begin):
+        begin = stream.tell()
+        while len(head := stream.read(_HEAD.size)) == _HEAD.size:
+            marker, checksum, length = _HEAD.unpack(head)
+            if marker != _MARKER or not 0 < length <= size - begin:
+                break
+            body = stream.read(length)
+            if len(body) < length or zlib.crc32(body) != checksum:
+                break
+            yield _decode(body)
+            begin += len(head) + length
+        begin += 1
+
+
+def _seek_marker(stream: IO[bytes], begin: int) -> bool:
+    """Go to the first marker at or after ``begin``; false if there is none."""
+    stream.seek(begin)
+    block = b""
+    while more := stream.read(_BLOCK):
+        block = block[1 - len(_MARKER) :] + more
+        if (found := block.find(_MARKER)) >= 0:
+            stream.seek(found - len(block), io.SEEK_CUR)
+            return True
+    return False
+
+
+class _Line(Outcome, frozen=True, gc=False, array_like=False):
+    response: str | None = None  # type: ignore[assignment]
+
+
+_decode_line = msgspec.json.Decoder(_Line).decode
+_decode_note = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+def _lines(stream: IO[bytes]) -> Iterator[Outcome | dict[str, Any]]:
+    """What is whole of a file of lines: the CRC-32 of the JSON in hexadecimal, a space (of a note ``!``), the JSON."""
+    stream.seek(0)
+    for line in stream:
+        data, kind = line[9:-1], line[8:9]
+        if not data or line[-1] != 10 or kind not in (b" ", b"!") or b"%08x" % zlib.crc32(data) != line[:8]:
+            continue
+        if kind == b"!":
+            yield _decode_note(data)
+        else:
+            fields = msgspec.structs.asdict(_decode_line(data))
+            response = fields.pop("response")
+            yield Outcome(**fields, response=None if response is None else response.encode())
+
+
 class Segment:
-    """One file being appended to. Its length is kept here, so that a line half written can be cut off again. Making one blocks.
+    """One file being appended to: ``bytes`` is where its records end, ``room`` how much of the disk is reserved at once, if there
+    is as much. Making one blocks.
 
     :raises StorageError: if the file cannot be made, or is there.
     """
 
-    __slots__ = ("_torn", "bytes", "descriptor", "number", "path", "rows", "synced")
+    __slots__ = (
+        "_begin", "_end", "_is_mapped", "_map", "_reserved", "_torn", "bytes", "descriptor", "number", "path", "rows", "synced",
+    )  # fmt: skip
+    _map: mmap.mmap
 
-    def __init__(self, folder: Path, number: int) -> None:
+    def __init__(self, folder: Path, number: int, room: int = 0) -> None:
         self.number = number
         self.path = segment_path(folder, number)
-        self.rows = self.bytes = self.synced = 0
+        self.rows = self.bytes = self.synced = self._reserved = 0
+        self._begin = self._end = 0  # of what is mapped
         self._torn = False
         with storing(self.path):
-            self.descriptor = os.open(
-                self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o644
-            )
+            self.descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
             try:
+                self._is_mapped = keeps_reserved_space(self.descriptor)
+                self._reserve(min(max(room, _FIRST_ROOM), _LARGEST_ROOM), least=0)
                 sync_folder(folder)
             except OSError:
                 self.end()
                 raise
 
-    def write(self, line: bytes) -> None:
+    def write(self, body: bytes) -> None:
+        """:raises OSError: if it cannot be written; the segment is as before."""
+        end = self.bytes + _HEAD.size + len(body)
+        if end <= self._end or self._is_mapped_to(end):
+            at = self.bytes - self._begin
+            self._map[at + _HEAD.size : end - self._begin] = body
+            _HEAD.pack_into(self._map, at, _MARKER, zlib.crc32(body), len(body))
+        else:
+            self._append(_HEAD.pack(_MARKER, zlib.crc32(body), len(body)) + body)
+        self.bytes = end
+        self.rows += 1
+
+    def _is_mapped_to(self, end: int) -> bool:
+        """Map the file as far as that, which may reserve more of the disk. False where it is to be written."""
+        if self.descriptor < 0:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        if end > self._reserved:
+            more = min(max(self._reserved, _FIRST_ROOM), _STEP)
+            self._reserve(max(self._reserved + more, end), least=end)
+        self._unmap()
+        if self._is_mapped:
+            self._begin = self.bytes - self.bytes % mmap.ALLOCATIONGRANULARITY
+            size = min(max(self._begin + _STEP, end), self._reserved) - self._begin
+            self._map = mmap.mmap(self.descriptor, size, offset=self._begin)
+            self._end = self._begin + size
+        return self._is_mapped
+
+    def _reserve(self, end: int, least: int) -> None:
+        for wanted in (end, least):
+            if not self._is_mapped or wanted <= self._reserved:
+                return
+            try:
+                os.posix_fallocate(self.descriptor, self._reserved, wanted - self._reserved)
+                self._reserved = wanted
+            except OSError as error:
+                os.ftruncate(self.descriptor, self._reserved)  # gives back what of it was had
+                self._is_mapped = error.errno not in (errno.EOPNOTSUPP, errno.EINVAL)
+                if self._is_mapped and (error.errno not in FULL or wanted == least):
+                    raise
+
+    def _unmap(self) -> None:
+        if self._end:
+            self._end = 0
+            self._map.close()
+
+    def _append(self, record: bytes) -> None:
         if self._torn:
             self._cut()
         try:
-            written = os.write(self.descriptor, line)
-            while written < len(line):  # a nearly full disk takes a part, and says why at the next call
-                written += os.write(self.descriptor, line[written:])
+            written = 0
+            while written < len(record):  # a nearly full disk takes a part, and says why at the next call
+                written += os.pwrite(self.descriptor, record[written:], self.bytes + written)
         except OSError:
             self._torn = True
             self._cut()
             raise
-        self.bytes += len(line)
-        self.rows += 1
 
     def _cut(self) -> None:
         os.ftruncate(self.descriptor, self.bytes)
@@ -140,12 +242,15 @@ class Segment:
         if self.synced < self.bytes and self.descriptor >= 0:
             size = self.bytes
             with storing(self.path):
-                os.fdatasync(self.descriptor)
+                os.fdatasync(self.descriptor)  # what is mapped, too (msync(2))
             self.synced = size
 
     def end(self) -> None:
         descriptor, self.descriptor = self.descriptor, -1
         if descriptor >= 0:
+            self._unmap()
+            with contextlib.suppress(OSError):  # zeros at its end do no harm
+                os.ftruncate(descriptor, self.bytes)
             os.close(descriptor)
             if not self.rows:
                 self.path.unlink(missing_ok=True)
@@ -156,7 +261,7 @@ class Journal:
     block and are for a thread, any thread.
 
     A reserve of ``reserve_bytes`` lies on the disk from the start. When the disk fills up it is freed, so that the
-    answers still in flight can be written; ``full`` then says that the run must end. ``longest`` is the longest line so far, in
+    answers still in flight can be written; ``full`` then says that the run must end. ``longest`` is the longest record so far, in
     bytes.
 
     :raises StorageError: if not even the reserve fits.
@@ -215,20 +320,20 @@ class Journal:
 
     def void(self, run_id: str) -> None:
         """Note that the failures of a run count for nothing. As :meth:`append`."""
-        data = _encode(_Note(run_id))
-        self._write(b"%08x!%b\n" % (zlib.crc32(data), data))
+        self._write(_encode({"void": run_id}))
 
-    def _write(self, line: bytes) -> None:
-        self.longest = max(self.longest, len(line))
+    def _write(self, body: bytes) -> None:
+        if len(body) > self.longest:
+            self.longest = len(body)
         try:
-            self.segment.write(line)
+            self.segment.write(body)
         except OSError as error:
             with storing(self.segment.path):
                 if error.errno not in FULL or self.full:
                     raise
                 self.full = True
                 self._reserve.unlink(missing_ok=True)
-                self.segment.write(line)
+                self.segment.write(body)
 
     def sync(self) -> None:
         """Make everything appended before this call survive a power cut.

@@ -255,8 +255,13 @@ def to_table(outcomes: Sequence[Outcome], between: Callable[[], None] = _nothing
 def _array(values: list[Any], kind: pa.DataType) -> pa.Array:
     first = values[0] if values else None
     if not isinstance(first, float) and values.count(first) == len(values):  # most columns: a tenth of the time
-        return pa.nulls(len(values), kind) if first is None else pa.repeat(pa.scalar(first, kind), len(values))
-    return pa.array(values, pa.int64()).view(kind) if kind == _MOMENT else pa.array(values, kind)
+        return pa.nulls(len(values), kind) if first is None else pa.repeat(_array([first, None], kind)[0], len(values))
+    if kind == _MOMENT:
+        return pa.array(values, pa.int64()).view(kind)
+    try:
+        return pa.array(values, kind)
+    except pa.ArrowInvalid:  # bytes of a response that are not UTF-8
+        return pa.array([each.decode("utf-8", "replace") if isinstance(each, bytes) else each for each in values], kind)
 
 
 def outcomes(table: pa.Table) -> list[Outcome]:
@@ -264,7 +269,8 @@ def outcomes(table: pa.Table) -> list[Outcome]:
     columns = []
     for field in PART_SCHEMA:
         column = table.column(field.name)
-        columns.append((column.cast(pa.int64()) if field.type == _MOMENT else column).to_pylist())
+        kept_as = pa.int64() if field.type == _MOMENT else pa.binary() if field.name == "response" else field.type
+        columns.append(column.cast(kept_as).to_pylist())
     return [Outcome(**dict(zip(PART_SCHEMA.names, row, strict=True))) for row in zip(*columns, strict=True)]
 
 
@@ -359,10 +365,11 @@ def carried_footer(own: Mapping[bytes, bytes]) -> Footer:
     return Footer(msgspec.json.decode(own[_KINDS]), types, {}, int(own[_SIZE]))
 
 
-def identity(store: Store) -> str:
-    """A digest of which parts these are, by their numbers and sizes, wherever they are copied to. Parts are never changed, and
-    merging them does not change it. Only the footers of merged ones are read."""
-    return _digest([pair for number, size in part_sizes(store).items() for pair in entries(store, number, size)])
+def identity(store: Store, last: int | None = None) -> str:
+    """A digest of which parts these are, or those up to the number ``last``, by their numbers and sizes, wherever they are copied
+    to. Parts are never changed, and merging them does not change it. Only the footers of merged ones are read."""
+    sizes = {number: size for number, size in part_sizes(store).items() if last is None or number <= last}
+    return _digest([pair for number, size in sizes.items() for pair in entries(store, number, size)])
 
 
 def entries(store: Store, number: Number, size: int) -> list[tuple[int, ...]]:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import binascii
+import os
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import polars as pl
@@ -18,7 +22,10 @@ from .files import replaced, storing
 from .positions import Layout, Rows
 from .store import Store
 
+T = TypeVar("T")
 _ID = b"batchflex.id"
+_MANY = 4  # parts
+_READERS = max(1, min(4, os.cpu_count() or 1))
 _FOUND = pl.Schema({"hi": pl.UInt64, "lo": pl.UInt64, "file": pl.Int64, "position": pl.Int64})
 
 
@@ -28,8 +35,30 @@ def read_keys(store: Store, columns: Sequence[str], numbers: Sequence[int] | Non
 
     :raises FolderError: if a part is damaged.
     """
-    for number in part_files.part_numbers(store) if numbers is None else numbers:
-        yield head(part_files.read_part(store, number, ["key", *columns]))
+
+    def read(number: int) -> pl.DataFrame:
+        return head(part_files.read_part(store, number, ["key", *columns]))
+
+    return _ahead(read, part_files.part_numbers(store) if numbers is None else numbers)
+
+
+def _ahead(read: Callable[[int], T], numbers: Sequence[int]) -> Iterator[T]:
+    """What is read of each part, several being read at the same time."""
+    if len(numbers) < _MANY:
+        yield from map(read, numbers)
+        return
+    with ThreadPoolExecutor(_READERS, "batchflex-parts") as readers:
+        coming: deque[Future[T]] = deque()
+        try:
+            for number in numbers:
+                coming.append(readers.submit(read, number))
+                if len(coming) > 2 * _READERS:
+                    yield coming.popleft().result()
+            while coming:
+                yield coming.popleft().result()
+        finally:
+            for each in coming:
+                each.cancel()
 
 
 def head(table: pa.Table) -> pl.DataFrame:
@@ -102,9 +131,11 @@ class Positions:
 def files(parts: Store, found: pl.DataFrame) -> set[int]:
     """The ids of the input files that the answers of a folder are to."""
     each = {int(file) for file in found["file"].unique()}
-    for number in part_files.part_numbers(parts):
-        each.update(part_files.read_part(parts, number, ["file"])["file"].unique().to_pylist())
-    return each - {None, 0}
+
+    def read(number: int) -> set[int]:
+        return {file or 0 for file in part_files.read_part(parts, number, ["file"])["file"].unique().to_pylist()}
+
+    return each.union(*_ahead(read, part_files.part_numbers(parts))) - {0}
 
 
 def read_found(path: Path) -> pl.DataFrame:

@@ -92,6 +92,16 @@ class Layout:
         """What identifies the files in it."""
         return {int(file) for file in self._file}
 
+    def within(self, begin: int, end: int) -> list[tuple[int, int, int, int]]:
+        """For each span that has some of these rows of the plan: its file, the position of the first of them, and the numbers of
+        the first and of that after the last, in the order of the plan."""
+        found = []
+        for file, first, after in self.spans():
+            if first < end and after > begin:
+                at = max(first, begin)
+                found.append((file, int(self.positions(np.array([at]))[1][0]), at, min(after, end)))
+        return found
+
     def spans(self) -> list[tuple[int, int, int]]:
         """For each span in the order of the plan: its file, the number of its first row in the plan and that after its last."""
         found = zip(self._file, self._begin + self._start, self._begin + self._end, strict=True)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
 from ..config import PricesSection, cost_usd
-from ..core import Answer, AttemptError, Filtered, FormatFallback, Outcome, Proof, Request, Status
-from ..protocol import CHAT, Route, Shapes, carried_on, cut_by, given_up
+from ..core import Answer, AttemptError, Filtered, FormatFallback, Outcome, Proof, Request, Usage
+from ..protocol import CHAT, Route, Shapes, Verdict, carried_on, cut_by, given_up
 
 _NOT_ASKED = Shapes()
 
@@ -26,7 +26,7 @@ class RowContext(NamedTuple):
     route: Route = CHAT
 
 
-class Effort(NamedTuple):
+class Effort(msgspec.Struct, frozen=True, gc=False):
     """What a row took: requests sent for it, when the first began and the last ended (µs since the epoch, UTC), to which
     ``endpoint`` and ``model``, at which ``prices``. ``format_fallback`` is how JSON was asked for in place of a format that the
     model refused."""
@@ -43,39 +43,7 @@ class Effort(NamedTuple):
 def answered(frame: RowContext, request: Request, effort: Effort, answer: Answer) -> Outcome:
     """The row of a complete answer: any status but ``failed``."""
     verdict = frame.route.verdict(answer, request.body, frame.shapes, allow_empty=frame.allow_empty)
-    status = verdict.status
-    usage = answer.usage
-    made = _outcome(
-        frame,
-        request,
-        effort,
-        status=status,
-        content=answer.content,
-        reasoning=answer.reasoning,
-        tool_calls=answer.tool_calls,
-        parsed=verdict.parsed,
-        finish_reason=answer.finish_reason,
-        model=answer.model,
-        prompt_tokens=usage.prompt_tokens,
-        completion_tokens=usage.completion_tokens,
-        total_tokens=usage.total_tokens,
-        cache_read_input_tokens=usage.cache_read_input_tokens,
-        cache_creation_input_tokens=usage.cache_creation_input_tokens,
-        reasoning_tokens=usage.reasoning_tokens,
-        cost=usage.cost if effort.prices is None else cost_usd(effort.prices, usage),
-        latency_s=answer.latency_s,
-        ttft_s=answer.ttft_s,
-        http_status=answer.http_status,
-        error_type=verdict.error_type,
-        error_message=verdict.complaint,
-        response=answer.response.decode("utf-8", "replace"),
-        request_id=answer.request_id,
-        gateway_cost=usage.cost,
-        gateway_deployment=answer.deployment,
-        gateway_fallbacks=answer.fallbacks,
-        cut_by=None if status == "ok" else cut_by(status, answer, request.max_tokens),
-        format_fallback=effort.format_fallback,
-    )
+    made = _outcome(frame, request, effort, answer, verdict)
     return made if request.before is None else carried_on(made, request.before)
 
 
@@ -96,16 +64,13 @@ def failed(
     """The row of a request that has no answer and gets none, ``filtered`` if that is for its content; an earlier answer that
     did not fit is kept. ``proof`` is why that is the row's own fault."""
     is_filtered = isinstance(error, Filtered)
-    made = _outcome(
-        frame,
-        request,
-        effort,
-        status="filtered" if is_filtered else "failed",
+    made = msgspec.structs.replace(
+        _outcome(frame, request, effort, _NONE, Verdict("filtered" if is_filtered else "failed")),
         http_status=error.http_status,
         error_type=error.error_type,
         error_code=error.error_code,
         error_message=error.message,
-        response=None if error.body is None else error.body.decode("utf-8", "replace"),
+        response=error.body,
         request_id=error.request_id,
         proof=None if is_filtered else proof,
     )
@@ -114,9 +79,8 @@ def failed(
 
 def unsendable(frame: RowContext, request: Request, fault: str, now: int) -> Outcome:
     """The row of an input row that no request can be made of, or none that may be sent."""
-    return _outcome(
-        frame, request, Effort(0, now, now), status="failed", error_type="input", error_message=fault, proof="input"
-    )
+    made = _outcome(frame, request, Effort(0, now, now), _NONE, Verdict("failed", None, "input", fault))
+    return msgspec.structs.replace(made, proof="input")
 
 
 def stays(request: Request, made: Outcome) -> bool:
@@ -124,26 +88,24 @@ def stays(request: Request, made: Outcome) -> bool:
     return request.stands not in (None, "failed") and made.latency_s is None
 
 
-def _outcome(frame: RowContext, request: Request, effort: Effort, status: Status, **fields: Any) -> Outcome:
+_NONE = Answer(None, None, None, None, None, Usage(), None, None, None, None)  # type: ignore[arg-type]  # nothing came
+
+
+def _outcome(frame: RowContext, request: Request, effort: Effort, answer: Answer, verdict: Verdict) -> Outcome:
+    """In the order of the fields, as names take seven times as long."""
+    usage, status = answer.usage, verdict.status
     return Outcome(
-        key=request.key.hex(),
-        slot=request.slot.hex(),
-        id=request.id,
-        row=request.row,
-        sample=request.sample,
-        status=status,
-        attempts=effort.attempts,
-        started_at=effort.started_at,
-        finished_at=effort.finished_at,
-        endpoint=effort.endpoint or frame.endpoint,
-        run_id=frame.run_id,
-        point=frame.labels[request.point],
-        carry=request.carry,
-        retried_with=request.retried_with,
-        requested_model=(effort.model or None) if effort.attempts else None,
-        answer_limit=request.max_tokens,
-        file=request.file,
-        position=request.position,
-        grown=None if request.before is None else request.grown,
-        **fields,
-    )
+        request.key.hex(), request.slot.hex(), request.id, request.row, request.sample, status,
+        effort.attempts, effort.started_at, effort.finished_at, effort.endpoint or frame.endpoint, frame.run_id,
+        answer.content, answer.reasoning, answer.tool_calls, verdict.parsed, answer.finish_reason, answer.model,
+        usage.prompt_tokens, usage.completion_tokens, usage.total_tokens,
+        usage.cache_read_input_tokens, usage.cache_creation_input_tokens, usage.reasoning_tokens,
+        usage.cost if effort.prices is None else cost_usd(effort.prices, usage),
+        answer.latency_s, answer.ttft_s, answer.http_status, verdict.error_type, None, verdict.complaint, answer.response,
+        0, None, None, None, request.retried_with,  # reasks
+        answer.request_id, (effort.model or None) if effort.attempts else None,
+        usage.cost, answer.deployment, answer.fallbacks, request.max_tokens,
+        None if status == "ok" else cut_by(status, answer, request.max_tokens), effort.format_fallback,
+        frame.labels[request.point], request.carry, None, request.file, request.position,
+        None if request.before is None else request.grown,
+    )  # fmt: skip

@@ -22,42 +22,22 @@ from . import carried_columns, parsed_columns, part_files, part_index, thrift
 from .carried_updates import CarriedUpdates
 from .files import replaced, storing
 from .part_files import COLUMNS
+from .places import STRETCH_ROWS, Pieces, Some, Stretch, WholeGroup
 from .results_columns import ResultsLayout, layout_of
 from .row_groups import Source, TableWriter
 from .store import Store
-from .table_index import ALL as ALL, PartRows, by_keys, of_history, of_plan, pointed as pointed
+from .table_index import PartRows, by_keys, of_history, of_plan
 
 _WINDOW_ROWS = 4_000
 _WINDOW_BYTES = 10 << 20
 _GROUP_ROWS = 50_000
-STRETCH_ROWS = 1_000_000  # of the plan, whose results are one file where the table is a folder
-
-
-class WholeGroup(NamedTuple):
-    """Rows of a table that are a row group of a part, in its order: ``made`` are the columns that are others than there,
-    ``read`` gives all of them."""
-
-    part: int
-    group: int
-    made: pa.Table
-    read: Callable[[], Iterator[pa.Table]]
-
-
-Pieces = Iterator[pa.Table | WholeGroup]
-
-
-class Stretch(NamedTuple):
-    """Some rows of a table that follow each other. ``name`` is their number, and a digest of what they are made of."""
-
-    name: str
-    rows: int
-    pieces: Callable[[], Pieces]
 
 
 class Assembled(NamedTuple):
     """A results table, to be made window by window. Its ``metadata`` has a digest of all that it depends on, and the identity of
-    the parts that it is made of. ``batches`` are all of it, ``pieces`` the same for whoever writes it, and the ``stretches``
-    together, too. ``between`` is called between the steps of making it, and may raise to end this."""
+    the parts that it is made of. ``batches`` are all of it, ``pieces`` the same for whoever writes it; so are the ``stretches``
+    together. ``how`` is a digest of what all of them depend on, beside the answers, and ``size`` how many sweep points and
+    samples a row has. ``between`` is called between the steps of making it, and may raise to end this."""
 
     store: Store
     layout: ResultsLayout
@@ -66,6 +46,8 @@ class Assembled(NamedTuple):
     pieces: Pieces
     metadata: dict[bytes, bytes]
     stretches: Callable[[], list[Stretch]]
+    how: str
+    size: tuple[int, int]
     between: Callable[[], None]
 
     @property
@@ -88,6 +70,7 @@ def assemble(
     void: Collection[str] = (),
     between: Callable[[], None] = lambda: None,
     updates: CarriedUpdates | None = None,
+    only: Some | None = None,
 ) -> Assembled:
     """The results in input order: one row a request, by row, sweep point, sample.
 
@@ -96,14 +79,14 @@ def assemble(
     themselves. In place of it, ``positions`` says where those of earlier parts are. Without both all
     belong to the job, and of several outcomes for one slot the last counts. ``pending`` are outcomes not sealed yet, ``declared``
     the fields of structured answers that have a column in any case. Failures that are void have no row; those of the runs
-    ``void`` are, beside those that parts name. What ``updates`` have counts in place of what was carried with the answers. Memory
-    is bounded by some 80 MB, 12 bytes a row (without a plan 60), twice that while they are sorted, and twice the largest row
-    group; with updates by 12 bytes a row and 28 an update more.
+    ``void`` are, beside those that parts name. What ``updates`` have counts in place of what was carried with the answers. With
+    ``positions``, ``only`` some stretches may be made. Memory is bounded by some 80 MB, 12 bytes a row (without a plan 60), twice
+    that while they are sorted, and twice the largest row group; with updates by 12 bytes a row and 28 an update more.
     """
     updates = updates if updates is not None and len(updates) else None
-    tables = PartRows(store, pending, void, between, updates)
+    tables = PartRows(store, pending, void, between, updates, None if only is None else only.parts)
     if positions is not None:
-        places = of_plan(tables, labels, positions.columns, positions.place, since)
+        places = of_plan(tables, labels, positions.columns, positions.place, since, only)
     elif planned is not None:
         places = of_plan(tables, labels, ["key"], by_keys(planned), since)
     else:
@@ -163,10 +146,13 @@ def assemble(
         index = index.with_columns(updates.digests(index["carried"]))
         made_of[part_files.MADE_OF_CARRIED] = updates.id.encode()
     made_of[part_files.MADE_OF] = _digest(known, index)
+    alike = [str(shape.schema), *known[2:6], places.size]
 
+    @functools.cache
     def stretches() -> list[Stretch]:
         """So that the digests of those in which nothing has changed stay, they hold no part that came elsewhere."""
-        alike = [str(shape.schema), *known[2:6]]
+        if only is not None and not len(index):
+            return []
         numbers = index["place"] // STRETCH_ROWS
         begins = [0, *((numbers != numbers.shift(1)).arg_true().to_list() if len(numbers) else [])]
         found = []
@@ -174,13 +160,17 @@ def assemble(
             here = index.slice(begin, end - begin)
             if updates is not None and not (here["carried"] != 0).any():  # as it was before there were any
                 here = here.drop("carried")
-            digest = _digest([*alike, places.size, tables.sources(here["where"])], here)
-            name = f"{int(numbers[begin]) if end > begin else 0:06d}-{digest.decode()[:16]}"
-            found.append(Stretch(name, end - begin, functools.partial(pieces, begin, end)))
+            sources = tables.sources(here["where"])
+            digest = _digest([*alike, sources], here)
+            number, parts = int(numbers[begin]) if end > begin else 0, [source[0] for source in sources]
+            name = f"{number:06d}-{digest.decode()[:16]}"
+            found.append(Stretch(number, name, end - begin, parts, functools.partial(pieces, begin, end)))
         return found
 
-    height = places.index.height
-    return Assembled(store, shape, height, batches(0, height), pieces(0, height), made_of, stretches, between)
+    height, how = places.index.height, _digest(alike, index.clear()).decode()
+    return Assembled(
+        store, shape, height, batches(0, height), pieces(0, height), made_of, stretches, how, places.size, between
+    )
 
 
 def write_results(path: Path, assembled: Assembled) -> None:

@@ -156,10 +156,12 @@ class RunState:
 
     def add(self, outcome: Outcome, stood: Status | None = None, *, stays: bool = False) -> None:
         """A final outcome, in place of one that ``stood`` there, unless that ``stays``."""
-        self.outstanding -= stood is not None
-        self.stayed += stays
+        if stood is not None:
+            self.outstanding -= 1
+            self.stayed += stays
         if not stays:
-            self._drop(stood)
+            if stood is not None:
+                self.rows[stood] -= 1
             self.rows[outcome.status] += 1
             if outcome.proof is not None and can_be_void(outcome):
                 self._refused.append((outcome.status, stood))
@@ -189,14 +191,11 @@ class RunState:
         self.outstanding += self.stayed
         self.stayed = 0
 
-    def _drop(self, stood: Status | None) -> None:
-        if stood is not None:
-            self.rows[stood] -= 1
-
     def add_rejected(self, outcome: Outcome, stood: Status | None = None) -> None:
         """An answer that did not fit and is asked for again; the one that ``stood`` there is superseded."""
-        self.outstanding -= stood is not None
-        self._drop(stood)
+        if stood is not None:
+            self.outstanding -= 1
+            self.rows[stood] -= 1
         self.reasks += 1
         self.reask_prompt_tokens += outcome.prompt_tokens or 0
         self.reask_completion_tokens += outcome.completion_tokens or 0
@@ -210,10 +209,9 @@ class RunState:
         """Tokens and money, also of an attempt that brought no whole answer."""
         self.prompt_tokens += usage.prompt_tokens or 0
         self.completion_tokens += usage.completion_tokens or 0
-        cost, by = (usage.cost, "gateway") if cost is None else (cost, "prices")
-        if cost is not None:
-            self._cost_from.add(by)
-            self.cost = (self.cost or 0.0) + cost
+        if cost is not None or usage.cost is not None:
+            self._cost_from.add("gateway" if cost is None else "prices")
+            self.cost = (self.cost or 0.0) + ((usage.cost or 0.0) if cost is None else cost)
 
     def state(self, now: float, *, ended: bool = False) -> dict[str, Any]:
         """``run.json``. CONTRACT.md gives each field's meaning."""

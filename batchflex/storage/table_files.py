@@ -10,19 +10,22 @@ whoever reads a folder of Parquet files can be given that.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..core import StorageError
-from . import part_files, results_table
+from . import part_files, results_table, table_reuse
 from .files import LINKED, replaced, storing, sync_folder
 from .output_folder import Folder, manifest_of
+from .places import Some, Stretch
 from .results_columns import Origins
 from .store import clear_temporaries
 
@@ -30,16 +33,26 @@ _EARLIER_MANIFEST = "table.json"  # in the folder, where no reader of a folder o
 _STRETCH = re.compile(r"\d{6,}-[0-9a-f]{16}\.parquet")
 
 
-class _File(msgspec.Struct, frozen=True):
+class TableFile(msgspec.Struct, frozen=True, omit_defaults=True):
+    """``parts`` are those with answers in it, ``layout`` a digest of where these are in the input."""
+
     name: str
     rows: int
+    parts: list[int] = []
+    layout: str = ""
+
+    @property
+    def number(self) -> int:
+        return int(self.name.partition("-")[0])
 
 
-class _Manifest(msgspec.Struct, frozen=True):
-    """``metadata`` is that of a table in one file, by the same names."""
+class _Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
+    """``metadata`` is that of a table in one file, by the same names. Without a ``basis`` no stretch is known to stay as it
+    is."""
 
-    files: list[_File]
+    files: list[TableFile]
     metadata: dict[str, str]
+    basis: table_reuse.Basis | None = None
 
 
 class TableFiles:
@@ -140,24 +153,89 @@ def _read(folder: Path) -> _Manifest | None:
     return None
 
 
-def write(folder: Folder, assembled: results_table.Assembled, *, as_folder: bool = False) -> None:
-    """Write the table, of which nobody ever sees a half, and remove one of the other kind.
+class Kept(NamedTuple):
+    """Files of a table that stay as they are, and which stretches are made anew beside them."""
+
+    files: list[TableFile]
+    basis: table_reuse.Basis
+    anew: Some
+
+
+def kept(source: table_reuse.Source) -> Kept | None:
+    """What of the results of a folder need not be made anew; ``None`` if that cannot be told.
+
+    :raises FolderError: if a part is damaged.
+    """
+    path = source.folder.results_folder
+    there = _read(path)
+    if there is None or there.basis is None or not there.files:
+        return None
+    changed = source.changed(there.basis)
+    if changed is None:
+        return None
+    size, stay = there.basis.size, []
+    for file in there.files:
+        is_same = file.number not in changed and file.layout == source.rows_of(file.number, size)
+        if is_same and part_files.is_readable(path / file.name):
+            stay.append(file)
+        else:
+            changed.add(file.number)
+    numbers = {int(number) for number in part_files.part_numbers(source.folder.parts) if number > there.basis.last}
+    numbers.update(*(file.parts for file in there.files if file not in stay))
+    return Kept(stay, there.basis, Some(changed, numbers, size))
+
+
+def write(
+    folder: Folder,
+    assembled: results_table.Assembled,
+    *,
+    as_folder: bool = False,
+    source: table_reuse.Source | None = None,
+    kept: Kept | None = None,
+) -> None:
+    """Write the table, of which nobody ever sees a half, and remove one of the other kind. With a ``source`` the next run can
+    tell what need not be made anew; what is ``kept`` is not.
 
     :raises StorageError: if it cannot be written; an older one stays as it is.
     """
     if as_folder:
-        table = TableFolder(folder.results_folder)
-        for stretch in assembled.stretches():
-            table.add(stretch.name, stretch.rows, partial(_write_stretch, assembled, stretch))
-        table.commit({name.decode(): value.decode() for name, value in assembled.metadata.items()})
+        wanted, table = _manifest(folder, assembled, source, kept), TableFolder(folder.results_folder)
+        stretches = {stretch.name: stretch for stretch in assembled.stretches()}
+        for file in wanted.files:
+            table.add(file, partial(_write_stretch, assembled, stretches.get(Path(file.name).stem)))
+        table.commit(wanted.metadata, wanted.basis)
         folder.results.unlink(missing_ok=True)
     else:
         results_table.write_results(folder.results, assembled)
         remove_folder(folder.results_folder)
 
 
-def _write_stretch(assembled: results_table.Assembled, stretch: results_table.Stretch, path: Path) -> None:
+def _write_stretch(assembled: results_table.Assembled, stretch: Stretch | None, path: Path) -> None:
+    if stretch is None:
+        raise StorageError(f"{path} is gone; run the same command again, which makes it anew")
     results_table.write_results(path, assembled._replace(pieces=stretch.pieces(), metadata={}))
+
+
+def _manifest(
+    folder: Folder, assembled: results_table.Assembled, source: table_reuse.Source | None, kept: Kept | None
+) -> _Manifest:
+    """What is to be written of a table in a folder."""
+    files = [] if kept is None else list(kept.files)
+    for stretch in assembled.stretches():
+        file = TableFile(f"{stretch.name}.parquet", stretch.rows)
+        if source is not None:
+            layout = source.rows_of(stretch.number, assembled.size)
+            file = msgspec.structs.replace(file, parts=stretch.parts, layout=layout)
+        files.append(file)
+    files.sort(key=lambda file: file.number)
+    metadata = {name.decode(): value.decode() for name, value in assembled.metadata.items()}
+    names, stamp = [file.name for file in files], part_files.MADE_OF.decode()
+    alike = [names, *(metadata.get(name.decode()) for name in (part_files.ORIGINS, part_files.MADE_OF_CARRIED))]
+    there = _read(folder.results_folder)
+    is_same = there is not None and [file.name for file in there.files] == names
+    made_of = there.metadata.get(stamp) if there is not None and is_same else None
+    metadata[stamp] = made_of or hashlib.blake2b(msgspec.json.encode(alike), digest_size=16).hexdigest()
+    return _Manifest(files, metadata, None if source is None else source.basis(assembled))
 
 
 class TableFolder:
@@ -168,25 +246,25 @@ class TableFolder:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._files: list[_File] = []
+        self._files: list[TableFile] = []
         if path.is_symlink():
             raise StorageError(f"{path} could not be written: {LINKED}")
         with storing(path):
             path.mkdir(exist_ok=True)
             sync_folder(path.parent)
 
-    def add(self, name: str, rows: int, write: Callable[[Path], None]) -> None:
+    def add(self, file: TableFile, write: Callable[[Path], None]) -> None:
         """The next stretch; it is written only if there is none of that name, which says what it is made of."""
-        self._files.append(_File(f"{name}.parquet", rows))
-        path = self._path / self._files[-1].name
+        self._files.append(file)
+        path = self._path / file.name
         if not path.exists():
             write(path)
 
-    def commit(self, metadata: Mapping[str, str]) -> None:
+    def commit(self, metadata: Mapping[str, str], basis: table_reuse.Basis | None = None) -> None:
         """From now on the table is what was added; files that are none of it are removed."""
         manifest = manifest_of(self._path)
         with storing(manifest), replaced(manifest) as stream:
-            stream.write(msgspec.json.encode(_Manifest(self._files, dict(metadata))) + b"\n")
+            stream.write(msgspec.json.encode(_Manifest(self._files, dict(metadata), basis)) + b"\n")
         (self._path / _EARLIER_MANIFEST).unlink(missing_ok=True)
         _remove(self._path, keep=[file.name for file in self._files])
 
@@ -211,8 +289,23 @@ def _remove(path: Path, keep: Sequence[str]) -> None:
             file.unlink(missing_ok=True)
 
 
-def is_current(folder: Folder, assembled: results_table.Assembled, *, as_folder: bool = False) -> bool:
+def is_current(
+    folder: Folder,
+    assembled: results_table.Assembled,
+    *,
+    as_folder: bool = False,
+    source: table_reuse.Source | None = None,
+    kept: Kept | None = None,
+) -> bool:
     """Whether the table that there is is this one already, of this kind, with the same metadata."""
-    there = ResultsFiles(folder)
-    same = there.is_of_kind(as_folder=as_folder) and assembled.metadata.items() <= there.metadata.items()
-    return same and there.is_readable
+    there, metadata = ResultsFiles(folder), assembled.metadata
+    if not there.is_of_kind(as_folder=as_folder) or not there.is_readable:
+        return False
+    if as_folder:
+        wanted, found = _manifest(folder, assembled, source, kept), _read(folder.results_folder)
+        if found is None or [file.name for file in wanted.files] != [file.name for file in found.files]:
+            return False
+        if source is not None and (wanted.files, wanted.basis) != (found.files, found.basis):
+            return False
+        metadata = {name.encode(): value.encode() for name, value in wanted.metadata.items()}
+    return metadata.items() <= there.metadata.items()

@@ -6,7 +6,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
-import msgspec
 import numpy as np
 import polars as pl
 import pyarrow as pa
@@ -14,13 +13,12 @@ import pyarrow as pa
 from ..core import Outcome, SortedKeys
 from . import carried_columns, part_files, part_index
 from .carried_updates import OWN, CarriedUpdates
+from .places import ALL, Some, place_of, pointed, stretch_of
 from .store import Store
 from .void_failures import Void
 
 _CACHE_BYTES = 16 << 20
-_encode_sorted = msgspec.json.Encoder(order="sorted").encode
-_PENDING = 2**31 - 1  # stands for the number of a part that is not written yet
-ALL = _PENDING + 1  # beyond the number of every part
+_PENDING = ALL - 1  # stands for the number of a part that is not written yet
 
 
 class PartRows:
@@ -37,10 +35,12 @@ class PartRows:
         void: Collection[str],
         between: Callable[[], None],
         updates: CarriedUpdates | None,
+        only: Collection[int] | None = None,
     ) -> None:
         self._store = store
         self._between = between
         self._updates = updates
+        self._only = only
         self.has_updates = updates is not None
         self.places = _PLACE | _CARRIED if self.has_updates else _PLACE  # the columns that tell of a row's place
         self._void = Void(store, void)
@@ -63,22 +63,22 @@ class PartRows:
         and which entry of the updates it has (``carried``), if there are any. Failures that are void are left out. To be called
         once.
         """
-        end = 0
         for number, footer in self.footers.items():
             self._between()
+            first = self._end
+            for group, rows in enumerate(footer.groups):
+                self._groups.append((number, group))
+                self._begins.append(self._end)
+                self._row_bytes.append(footer.size // max(1, sum(footer.groups)))
+                self._end += rows
+            if self._only is not None and number not in self._only:
+                continue
             wanted = columns(number) if self._updates is None else [*dict.fromkeys(["key", *columns(number)])]
             if is_pending := number == _PENDING:
                 table = self._pending.select(wanted)
             else:
                 table = part_files.read_part(self._store, number, wanted)
-            first = end
-            for group, rows in enumerate(footer.groups):
-                self._groups.append((number, group))
-                self._begins.append(end)
-                self._row_bytes.append(footer.size // max(1, len(table)))
-                end += rows
-            self._end = end
-            frame = part_index.head(table).with_columns(where=pl.int_range(first, end, dtype=pl.UInt32))
+            frame = part_index.head(table).with_columns(where=pl.int_range(first, self._end, dtype=pl.UInt32))
             if self._updates is not None:
                 frame = frame.with_columns(self._updates.entries(frame))
             self.points.update(frame["point"].unique())
@@ -190,16 +190,19 @@ class Places:
     so that they do not stay in memory beside the index.
     """
 
-    def __init__(self, frames: list[pl.DataFrame], *, all: bool = False, has_updates: bool = False) -> None:
+    def __init__(
+        self,
+        frames: list[pl.DataFrame],
+        *,
+        all: bool = False,
+        has_updates: bool = False,
+        size: tuple[int, int] = (1, 1),
+    ) -> None:
         self._points, self._samples = (
-            max((int(frame[name].max() or 0) for frame in frames), default=0) + 1  # type: ignore[arg-type]
-            for name in ("point", "sample")
+            max(least, *(int(frame[name].max() or 0) + 1 for frame in frames), 1)  # type: ignore[arg-type]
+            for name, least in zip(("point", "sample"), size, strict=True)
         )
-        place = (
-            pl.col("row").cast(pl.UInt64) * (self._points * self._samples)
-            + pl.col("point").cast(pl.UInt64) * self._samples
-            + pl.col("sample").cast(pl.UInt64)
-        )
+        place = place_of(self.size)
         columns = pl.Schema({"place": pl.UInt64, "where": pl.UInt32} | (_CARRIED if has_updates else {}))
         for number, frame in enumerate(frames):
             answered = pl.lit(0) if all else (~pl.col("failed")).cast(pl.UInt64)
@@ -242,6 +245,7 @@ def of_plan(
     columns: Sequence[str],
     place: Callable[[pl.DataFrame], pl.DataFrame],
     since: int,
+    only: Some | None = None,
 ) -> Places:
     """Answers in parts numbered below ``since`` are where ``place`` puts them, by these ``columns``; it leaves out those that
     are not in the plan. Others are where they say themselves."""
@@ -250,11 +254,13 @@ def of_plan(
     for number, head in parts.heads(lambda number: [*own, *columns] if number < since else own):
         frame = pointed(head, labels)
         frame = place(frame) if number < since else frame
+        if only is not None:
+            frame = frame.filter(stretch_of(only.size).is_in(list(only.stretches)))
         failed = (frame["status"] == "failed").alias("failed")
         heads.append(
             pl.DataFrame([*(frame[name].shrink_dtype() for name in parts.places), failed])
         )  # a third of the memory
-    return Places(heads, has_updates=parts.has_updates)
+    return Places(heads, has_updates=parts.has_updates, size=(1, 1) if only is None else only.size)
 
 
 def by_keys(planned: pl.DataFrame) -> Callable[[pl.DataFrame], pl.DataFrame]:
@@ -272,15 +278,3 @@ def _concat(frames: list[pl.DataFrame], schema: dict[str, Any]) -> pl.DataFrame:
     whole = pl.concat([pl.DataFrame(schema=schema), *(frame.select(list(schema)) for frame in frames)])
     frames.clear()
     return whole.rechunk()
-
-
-def pointed(head: pl.DataFrame, labels: Sequence[str]) -> pl.DataFrame:
-    """With the sweep points as their numbers; one that is none of ``labels`` has the next. The order of its variables says
-    nothing about what a point is."""
-    order = {_plain(label): number for number, label in enumerate(labels)}
-    numbers = {label: order.get(_plain(label), len(order)) for label in head["point"].unique()}
-    return head.with_columns(pl.col("point").replace_strict(numbers, default=len(order), return_dtype=pl.Int32))
-
-
-def _plain(label: str) -> bytes:
-    return _encode_sorted(msgspec.json.decode(label))

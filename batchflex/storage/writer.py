@@ -109,7 +109,7 @@ class OutcomeWriter:
         self._ending = False
         self._slots = slots
         self._journal = journal.Journal(folder.journal, number, self._reserve_bytes(_LIKELY_LINE))
-        self._seal_bytes = int(policy.seal_mb * 2**20)
+        self._seal_rows, self._seal_bytes = policy.seal_rows, int(policy.seal_mb * 2**20)
         self._large = anyio.Event()
         self._descriptor = anyio.Lock()
         self._unsealed: set[int] = set()
@@ -130,7 +130,7 @@ class OutcomeWriter:
         """
         self._journal.append(outcome)
         segment = self._journal.segment
-        if segment.rows >= self._policy.seal_rows or segment.bytes >= self._seal_bytes:
+        if segment.rows >= self._seal_rows or segment.bytes >= self._seal_bytes:
             self._large.set()
             self._gil_yield.hurry()  # if one is being sealed still, it takes too long
 
@@ -165,9 +165,9 @@ class OutcomeWriter:
             # Not to be left half-way by a cancellation: nobody else would write the ended segment.
             with anyio.CancelScope(shield=True):
                 async with self._descriptor:
-                    number = self._journal.segment.number
+                    number, room = self._journal.segment.number, self._journal.segment.bytes
                     self._journal.rotate(
-                        await anyio.to_thread.run_sync(journal.Segment, self._folder.journal, number + 1)
+                        await anyio.to_thread.run_sync(journal.Segment, self._folder.journal, number + 1, room)
                     )
                     await anyio.to_thread.run_sync(self._journal.sync)
                 if not self._ending:

@@ -323,7 +323,17 @@ def test_a_cron_job_takes_all_that_a_file_of_variables_has_from_a_secret(of_job:
     assert "kubectl create secret generic nightly-labels --from-env-file=" in done.err and file.name in done.err
 
 
-@pytest.mark.parametrize("kind", [["crontab"], ["systemd"], ["systemd", "--user"], ["k8s", "--image", "i"]])
+KINDS = [
+    ["crontab"],
+    ["cron"],
+    ["systemd"],
+    ["systemd", "--user"],
+    ["k8s", "--image", "i"],
+    ["kubernetes", "--image", "i"],
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_log_that_is_named_is_the_one_of_the_job(kind: list[str], folder: Path) -> None:
     write_job(folder, '[log]\nfile = "logs/nightly.log"')
     done = run(folder, "job%.toml", "--at", "02:00", "--as", *kind)

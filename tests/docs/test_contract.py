@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+import struct
 import types
 import typing
+import zlib
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -186,13 +189,24 @@ def test_fields_of_scores_json_are_as_written_in_order(tmp_path: Path) -> None:
     assert names("`scores.parquet`", "column") == ["key", "score_NAME"]
 
 
-def test_the_line_of_a_journal_is_as_written() -> None:
-    shown = re.search(r"^([0-9a-f]{8}) \{(.*),…\}\\n$", CONTRACT, flags=re.MULTILINE)
-    assert shown is not None
-    line = journal.encode(outcome(16)).decode()
-    assert re.fullmatch(r"[0-9a-f]{8} \{.*\}\n", line)
-    keys = re.findall(r'"(\w+)":', shown[2])
-    assert re.findall(r'"(\w+)":', line)[: len(keys)] == keys
+def test_a_record_of_the_journal_is_as_written(tmp_path: Path) -> None:
+    section = CONTRACT.partition("# The journal\n")[2].partition("\n## ")[0]
+    names_in_order = section.split("```")[1].split()
+    assert names_in_order == list(Outcome.__struct_fields__)
+    marker = re.search(r"^\| 4 \| `([0-9A-F ]+)`", section, flags=re.MULTILINE)
+    assert marker is not None
+    kept = journal.Journal(tmp_path, 1)
+    kept.append(outcome(16, response=b"raw"))
+    kept.void("run-1")
+    kept.close()
+    data, found = journal.segment_path(tmp_path, 1).read_bytes(), []
+    while data:
+        assert data[:4] == bytes.fromhex(marker[1])
+        checksum, length = struct.unpack("<II", data[4:12])
+        body, data = data[12 : 12 + length], data[12 + length :]
+        assert zlib.crc32(body) == checksum
+        found.append(msgspec.msgpack.decode(body))
+    assert found == [list(msgspec.structs.astuple(outcome(16, response=b"raw"))), {"void": "run-1"}]
 
 
 @pytest.mark.parametrize(

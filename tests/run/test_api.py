@@ -289,10 +289,10 @@ def test_complete_renames_what_the_frame_has_already(endpoint: CountingEndpoint)
     answered = batchflex.complete(frame, "{{ content }}{{ status }}", model="m", endpoint=endpoint.base_url)
     assert answered.columns[:4] == frame.columns
     assert answered["answer_content"].to_list() == ["echo: xopen"]
-    assert answered["answer_answer_status"].to_list() == ["ok"]
+    assert answered["answer_status_2"].to_list() == ["ok"]
     assert answered["answer_status"].to_list() == ["y"]
     twice = batchflex.complete(answered, "{{ answer_content }}", model="m", endpoint=endpoint.base_url)
-    assert twice["answer_answer_content"].to_list() == ["echo: echo: xopen"]
+    assert twice["answer_content_2"].to_list() == ["echo: echo: xopen"]
 
 
 def test_complete_keeps_rows_that_cannot_be_answered(endpoint: CountingEndpoint) -> None:

@@ -169,7 +169,8 @@ def test_results_report_and_retry_have_it_too(one: Desk) -> None:
     assert [json.loads(line)["id"] for line in shown.out.splitlines()] == ["r0"]
     assert f"the scores are older: batchflex score {one.out}" in shown.err
     compared = called("compare", one.out, one.out)
-    assert compared.code == 2 and "are older than its results" in compared.err
+    assert compared.code == 0 and f"the scores in {one.out} were older than its results: made anew" in compared.err
+    assert "made anew" not in called("compare", one.out, one.out).err
     write(one.input, rows(["y", *LABELS[1:]]))
     retried = called("retry", one.out, "--where", "label = 'y'", "--json", "--yes")
     assert (retried.code, retried.summary["requests_sent"]) == (0, 1), retried.err
@@ -178,6 +179,38 @@ def test_results_report_and_retry_have_it_too(one: Desk) -> None:
     assert "in one row" in called("report", one.out).err
     assert one.column()[0] == "w"
     assert one.asked == 11
+
+
+def test_compare_makes_scores_anew_as_they_were_made_or_says_what_to_run(one: Desk) -> None:
+    write(one.input, rows(["x", "echo: text 1", "x", "x"]))
+    (one.path / "other.toml").write_text('[job]\nname = "o"\n[[score]]\nname = "brief"\nkind = "length"\nmax = 3\n')
+    assert one.run(score=SCORE).code == 0
+    assert called("score", one.out, "--cluster", "label", "-q").code == 0
+    write(one.input, rows(["echo: text 0", "echo: text 1", "x", "x"]))
+    compared = called("compare", one.out, one.out, "--json")
+    assert compared.code == 0, compared.err
+    assert (compared.summary["scores"][0]["a"], compared.summary["cluster"]) == (0.5, "label")
+    assert called("score", one.out, one.path / "other.toml", "-q").code == 0
+    write(one.input, rows(["x"] * 4))
+    refused = called("compare", one.out, one.out)
+    assert (
+        refused.code == 2
+        and f"make them anew: batchflex score {one.out} (with the job file that named them" in refused.err
+    )
+    assert one.asked == 4
+
+
+def test_results_in_python_have_the_input_as_it_is_now(one: Desk) -> None:
+    write(one.input, rows(LABELS))
+    run = batchflex.run(one.job(score=SCORE), progress=False)
+    write(one.input, rows(["z", *LABELS[1:]]))
+    with pytest.warns(batchflex.JobWarning, match="in one row: .*; the scores are older: batchflex score"):
+        assert run.results()["label"].to_list() == ["z", *LABELS[1:]]
+    assert run.results()["label"][0] == "z", "and nothing more to say"
+    one.input.unlink()
+    with pytest.warns(batchflex.JobWarning, match="carried columns are as they were"):
+        assert run.results()["label"].to_list() == ["z", *LABELS[1:]]
+    assert one.asked == 10
 
 
 def test_back_and_forth(one: Desk) -> None:

@@ -110,12 +110,17 @@ def test_somebody_is_told_in_the_run_that_got_it_and_not_again_each_night(
             "endpoint": {"base_url": endpoint.base_url},
             "input": {"path": str(rows)},
             "params": {"model": "m"},
-            "notify": {"webhook": told.url, "on": ["failure", "recovered"]},
+            "notify": {"webhook": told.url, "ping": f"{told.url}/switch", "on": ["failure", "stopped", "recovered"]},
         }
         for _ in range(3):
             assert batchflex.run(job).exit_code == 1
+        write_rows(rows, 12)
+        assert batchflex.run({**job, "limits": {"budget_requests": 2}}).exit_code == 3
+        assert batchflex.run(job).exit_code == 1, "of the row that was bad before"
         endpoint.knobs(poison={})
         assert batchflex.retry(rows.parent / "out", where="status = 'empty'").exit_code == 0
         assert batchflex.run(job).exit_code == 0
-    events = [got.json["event"] for got in told.got]
-    assert events[0] == "failure" and events.count("failure") == 1
+    events = [got.json["event"] for got in told.got if not got.path.startswith("/switch")]
+    assert events == ["failure", "stopped", "recovered"]
+    ends = [got.path for got in told.got if got.path in ("/switch", "/switch/fail")]
+    assert ends == ["/switch/fail", "/switch", "/switch", "/switch/fail", "/switch", "/switch"]

@@ -293,7 +293,9 @@ def test_bodies_wait_for_room_and_all_are_sent(
 def test_a_run_that_stops_reads_no_more_files(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
     content_of = attachments.content_of
-    monkeypatch.setattr(attachments, "content_of", lambda file: read.append(file.name) or content_of(file))
+    monkeypatch.setattr(
+        attachments, "content_of", lambda file, *more: read.append(file.name) or content_of(file, *more)
+    )
     monkeypatch.setattr(attached_files, "_MOST_HELD", 1)
     for number in range(12):
         case.photo(f"{number:02}.png", picture(40, 40 + number, "PNG"))

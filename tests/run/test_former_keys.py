@@ -104,7 +104,7 @@ def everything(plan: Plan) -> list[Request]:
 def _answer(request: Request, point: str) -> Outcome:
     return Outcome(
         key=request.key.hex(), slot=request.slot.hex(), id=request.id, row=request.row, sample=request.sample, status="ok",
-        attempts=1, started_at=1, finished_at=2, endpoint="then", run_id="then", content="then", response="{}", point=point,
+        attempts=1, started_at=1, finished_at=2, endpoint="then", run_id="then", content="then", response=b"{}", point=point,
         file=request.file, position=request.position,
     )  # fmt: skip
 

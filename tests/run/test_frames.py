@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from enum import Enum
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ import pytest
 from pydantic import BaseModel, Field
 
 import batchflex
+from batchflex.results import answer_columns
 from tests.support.command_line import environment, message, state
 from tests.support.counting_endpoint import CountingEndpoint, body_hash
 
@@ -227,6 +229,13 @@ def test_choices_are_the_short_way_to_a_label(ask: Any, endpoint: CountingEndpoi
     ):
         assert ask(FRAME.head(1), "billing or bug? {{ text }}", choices=unique)["label"].to_list() == ["bug"]
     assert len({each["hash"] for each in endpoint.log() if each["outcome"] == "ok"}) == 2, "the same requests"
+    team = Enum("team", {"BILLING": "billing", "BUG": "bug"})
+    texts = Enum("texts", {"BILLING": "billing", "BUG": "bug"}, type=str)
+    for made in (team, texts, list(texts), Literal["billing", "bug"], {"label": team}):
+        assert ask(FRAME.head(1), "billing or bug? {{ text }}", choices=made)["label"].to_list() == ["bug"]
+    assert len({each["hash"] for each in endpoint.log() if each["outcome"] == "ok"}) == 2, "the same requests again"
+    with pytest.raises(batchflex.JobError, match="each choice must be text that is not empty; found 1"):
+        ask(FRAME.head(1), "{{ text }}", choices=Enum("numbers", {"ONE": 1, "TWO": 2}))
     endpoint.knobs(answer='{"label": "neither"}')
     assert ask(FRAME.head(1), "{{ text }}", choices=["billing", "bug"]).select("label", "status").row(0) == (
         None,
@@ -235,6 +244,26 @@ def test_choices_are_the_short_way_to_a_label(ask: Any, endpoint: CountingEndpoi
     endpoint.knobs(answer='{"team": "x", "urgent": "yes"}')
     two = ask(FRAME.head(1), "{{ text }}", choices={"team": ["x", "y"], "urgent": ["yes", "no"]})
     assert two.select("team", "urgent").row(0) == ("x", "yes")
+
+
+def test_answers_about_answers_have_names_that_can_be_told_before(ask: Any, endpoint: CountingEndpoint) -> None:
+    endpoint.knobs(answer='{"label": "bug"}')
+    once = ask(FRAME.head(1), "{{ text }}", choices=["billing", "bug"])
+    with pytest.warns(batchflex.JobWarning, match="in the column 'answer_label'"):
+        twice = ask(once, "{{ text }}", choices=["billing", "bug"])
+    with pytest.warns(batchflex.JobWarning, match="in the column 'answer_label_2'"):
+        thrice = ask(twice, "{{ text }}", choices=["billing", "bug"])
+    names = ["label", *answer_columns.FIXED]
+    assert thrice.columns[2:] == [*names, *(f"answer_{n}" for n in names), *(f"answer_{n}_2" for n in names)]
+
+
+def test_paths_in_a_frame_are_texts(ask: Any, endpoint: CountingEndpoint, tmp_path: Path) -> None:
+    (tmp_path / "note.txt").write_text("what it says")
+    paths = [tmp_path / "note.txt", None]
+    for frame in (pl.DataFrame({"path": pl.Series(paths, dtype=pl.Object)}), pd.DataFrame({"path": paths})):
+        answered = ask(frame, "read: {{ path | file_text }}", settings={"input.files": str(tmp_path)})
+        assert list(answered["content"]) == ["echo: read: what it says", "echo: read: "]
+        assert answered["path"][0] == paths[0], "the frame's own column stays as it is"
 
 
 def test_a_column_of_the_frame_that_is_called_like_a_field_stays(ask: Any, endpoint: CountingEndpoint) -> None:

@@ -82,6 +82,58 @@ def test_an_interrupted_cell_keeps_what_is_in_flight_and_the_next_goes_on(
     assert (endpoint.stats()["requests"], endpoint.stats()["repeats"]) == (30, 0)
 
 
+@pytest.mark.parametrize(
+    "cell", ["run = await batchflex.arun(job)", "rows = [row async for row in batchflex.stream(job)]"]
+)
+def test_an_interrupted_await_keeps_what_is_in_flight_too(
+    cell: str, endpoint: CountingEndpoint, shared: Kernel, tmp_path: Path
+) -> None:
+    endpoint.knobs(latency_s=0.3)
+    shared.cell(a_job(endpoint, tmp_path))
+
+    def interrupt() -> None:
+        wait_until(lambda: endpoint.stats()["requests"] >= 8, "requests have come")
+        shared.interrupt()
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    outputs = shared.cell(cell)
+    thread.join()
+    assert error(outputs) == ("CancelledError", "interrupted; what was answered is kept: run it again to go on")
+    assert "may finish within 30 s; interrupt again to end at once" in text(outputs)
+    sent = endpoint.stats()["requests"]
+    assert 8 <= sent == endpoint.stats()["good"] < 30
+    outputs = shared.cell("run = await batchflex.arun(job)\nrun")
+    assert f"resuming: {sent} of 30 are done, {30 - sent} to ask" in text(outputs)
+    assert (endpoint.stats()["requests"], endpoint.stats()["repeats"]) == (30, 0)
+
+
+def test_a_second_interrupt_of_an_await_ends_it_at_once(
+    endpoint: CountingEndpoint, shared: Kernel, tmp_path: Path
+) -> None:
+    endpoint.knobs(latency_s=60)
+    shared.cell(a_job(endpoint, tmp_path))
+
+    def interrupt() -> None:
+        wait_until(lambda: endpoint.stats()["requests"] >= 5, "requests have come")
+        shared.interrupt()
+        wait_until(
+            lambda: json.loads((tmp_path / "out" / "run.json").read_text())["stopped_by"] == "signal", "it stops"
+        )
+        shared.interrupt()
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    outputs = shared.cell("run = await batchflex.arun(job)")
+    thread.join()
+    assert error(outputs) == ("CancelledError", "interrupted; what was answered is kept: run it again to go on")
+    assert endpoint.stats()["requests"] == 5
+    assert (
+        error(shared.cell("import signal; assert signal.getsignal(signal.SIGINT) is signal.default_int_handler"))
+        is None
+    )
+
+
 def test_a_wait_and_a_warning_are_shown_and_awaiting_works_too(
     endpoint: CountingEndpoint, shared: Kernel, tmp_path: Path
 ) -> None:

@@ -13,7 +13,7 @@ from batchflex.report import report
 from batchflex.scoring import comparison, comparison_sides
 from batchflex.storage import journal
 from batchflex.storage.output_folder import Folder
-from tests.support.command_line import Ended, called, table
+from tests.support.command_line import Ended, called, state, table
 from tests.support.counting_endpoint import CountingEndpoint
 from tests.support.runs import killed_command
 
@@ -118,6 +118,30 @@ def test_a_schema_of_the_job_needs_no_response_format(endpoint: CountingEndpoint
     done = run(endpoint, rows, *schema, "--set", "answer.lenient=true")
     assert done.code == 0, done.err
     assert set(table(tmp_path / "out")["label"]) == {"good"}
+
+
+def test_a_server_that_answers_with_the_bare_choice_has_answered(endpoint: CountingEndpoint, tmp_path: Path) -> None:
+    table_of_texts = tmp_path / "texts.csv"
+    table_of_texts.write_text("text\n" + "".join(f"text {n}\n" for n in range(30)))
+    endpoint.knobs(answer="Billing.")
+    asks: list[object] = [
+        "run",
+        table_of_texts,
+        "--prompt",
+        "{{ text }}",
+        "--choices",
+        "billing,bug,other",
+        "--model",
+        "m",
+    ]
+    asks += ["--base-url", endpoint.base_url, "--concurrency", 1]
+    done = called(*asks, "--out", tmp_path / "out")
+    assert done.code == 0, done.err
+    assert set(table(tmp_path / "out")["label"]) == {"billing"}
+
+    strict = called(*asks, "--out", tmp_path / "strict", "--set", "answer.lenient=false")
+    assert strict.code == 1 and state(tmp_path / "strict")["invalid"] == 30
+    assert strict.err.count("the first 20 answers are all invalid") == 1
 
 
 def as_toml(value: Any) -> str:

@@ -21,7 +21,8 @@ FENCED = 'Sure!\n```json\n{"label": "good"}\n```'
 def answered(endpoint: CountingEndpoint, tmp_path: Path) -> Path:
     """Half of the answers fit; the others would, without their fence. Each was asked twice more."""
     endpoint.knobs(answer='{"label": "good"}', unfit=0.5, unfit_answer=FENCED)
-    run(endpoint, write(tmp_path / "rows.jsonl", 40, response_format=FORMAT), "--set", "answer.max_reasks=1")
+    rows = write(tmp_path / "rows.jsonl", 40, response_format=FORMAT)
+    run(endpoint, rows, "--set", "answer.max_reasks=1", "--set", "answer.lenient=false")
     return tmp_path / "out"
 
 

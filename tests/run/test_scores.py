@@ -85,7 +85,15 @@ def test_any_numbers_are_bootstrapped_by_item() -> None:
 def test_scores_of_0_and_1_are_shares_whatever_gave_them() -> None:
     frame = pl.DataFrame({"score_mine": [1.0, 0.0, None, 1.0]})
     found = batchflex.summarise(frame)
-    described = {"kind": None, "is_share": True, "expected": None, "answer": None, "cluster": None, "comparison": None}
+    described = {
+        "kind": None,
+        "is_share": True,
+        "expected": None,
+        "answer": None,
+        "cluster": None,
+        "comparison": None,
+        "uncompared": None,
+    }
     assert found["scores"] == [{"name": "mine", **described}]
     assert only(found, "mine")["method"] == "wilson"
 

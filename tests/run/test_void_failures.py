@@ -283,7 +283,7 @@ def old(name: int, status: int | None, kind: str | None = None, message: str = "
 def test_old_failures_that_are_read_as_the_runs_today_are_asked_again_whatever_retry_failed_says(
     store: Store,
 ) -> None:
-    quota = '{"error": {"message": "spent", "type": "x", "code": "insufficient_quota"}}'
+    quota = b'{"error": {"message": "spent", "type": "x", "code": "insufficient_quota"}}'
     rows = [
         old(0, 400, "insufficient_quota"),
         old(1, 400, response=quota),

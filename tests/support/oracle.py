@@ -1,7 +1,7 @@
 """The oracle of test_agreement.py: which requests a job has, which answers a folder holds, and what is left by that.
 
 Nothing here imports the code that decides it. Keys are computed from their definition (the docstring of ``batchflex/plan.py``),
-parts are read with pyarrow and journals line by line, as CONTRACT.md describes them.
+parts are read with pyarrow and journals record by record, as CONTRACT.md describes them.
 """
 
 from __future__ import annotations
@@ -11,13 +11,17 @@ import hashlib
 import itertools
 import json
 import re
+import struct
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import pyarrow.parquet as pq
+
+from tests.support.paths import ROOT
 
 Row = dict[str, Any]  # with WHERE, what a message says of where it is
 Answer = dict[str, Any]
@@ -259,19 +263,21 @@ def part_files(parts: Path) -> list[tuple[int, int, Path]]:
     ]  # fmt: skip
 
 
-def journal_lines(path: Path) -> tuple[list[Answer], list[str]]:
+def journal_records(path: Path) -> tuple[list[Answer], list[str]]:
     """The outcomes of a segment and the runs whose failures it says are void."""
-    answers, void = [], []
-    for line in path.read_bytes().split(b"\n")[:-1]:
-        if len(line) < 10 or f"{zlib.crc32(line[9:]):08x}".encode() != line[:8]:
-            continue
-        told = json.loads(line[9:])
-        if line[8:9] == b"!":
+    answers, void, data = [], [], path.read_bytes()
+    order = (ROOT / "CONTRACT.md").read_text("utf-8").partition("# The journal\n")[2].split("```")[1].split()
+    while data.startswith(b"\xffBF\x02"):
+        checksum, length = struct.unpack("<II", data[4:12])
+        body, data = data[12 : 12 + length], data[12 + length :]
+        if zlib.crc32(body) != checksum:
+            break
+        told = msgspec.msgpack.decode(body)
+        if isinstance(told, dict):
             void.append(told["void"])
         else:
-            answers.append(
-                {name: told.get(name) for name in _COLUMNS} | {"row": told["row"], "reasks": told.get("reasks", 0)}
-            )
+            named = dict(zip(order, told, strict=True))
+            answers.append({name: named[name] for name in _COLUMNS})
     return answers, void
 
 
@@ -287,7 +293,7 @@ def answers(out: Path) -> list[Answer]:
             found += part.read(columns=_COLUMNS).to_pylist()
     for path in sorted((out / "journal").glob("*.journal")):
         if not any(first <= int(path.stem) <= last for first, last, _ in files):
-            more, told = journal_lines(path)
+            more, told = journal_records(path)
             found += more
             void.update(told)
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 from hypothesis import strategies as st
@@ -87,7 +87,7 @@ def any_outcomes() -> st.SearchStrategy[Outcome]:
         error_type=_TEXT,
         error_code=_TEXT,
         error_message=_TEXT,
-        response=_TEXT,
+        response=st.none() | st.binary(max_size=40),
         request_id=_TEXT,
     )
 
@@ -102,11 +102,17 @@ def assembled(parts: Store, **options: Any) -> pa.Table:
 
 
 @contextlib.contextmanager
-def small_disk(folder: Path, size: int) -> Iterator[tuple[Path, int]]:
+def small_disk(folder: Path, size: int, kind: Literal["tmpfs", "ext4"] = "tmpfs") -> Iterator[tuple[Path, int]]:
     """A folder on a disk of ``size`` bytes, and 0; where none can be mounted, any folder and a limit on a file's size."""
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
-    if not _succeeds(mount):
+    if kind == "tmpfs":
+        is_mounted = _succeeds(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)])
+    else:
+        image = folder.with_suffix(".image")
+        image.write_bytes(bytes(size))
+        made = _succeeds(["mkfs.ext4", "-q", "-O", "^has_journal", "-m", "0", str(image)])
+        is_mounted = made and _succeeds(["mount", "-o", "loop", str(image), str(folder)])
+    if not is_mounted:
         yield folder, size
         return
     try:

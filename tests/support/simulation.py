@@ -301,7 +301,7 @@ class Client:
             if (wait := self.pacer.wait_s(self.now, cost)) > 0:
                 return wait + 1e-6 if wait < math.inf else wait
             self._next = None
-            self.pacer.sent(self.now, cost)
+            self.pacer.sent(self.now, cost, len(self._flying) + 1)
             self.sent.append(self.now)
             self.asking = cost.model
             ended = self.server.arrive(self.now, self.tokens())

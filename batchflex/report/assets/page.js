@@ -150,12 +150,19 @@ function showRows() {
     const score = row.s[name];
     return score != null && (wanted === "right") === (score >= 1);
   }
+  // What the address asks for that there is no filter for, or no such value: said, and all rows are shown.
+  function unapplied() {
+    const isApplied = (name, value) => name === "q" || name === "theme" || (selects.has(name) && selects.get(name).value === value);
+    return [...hash()].filter(([name, value]) => value && !isApplied(name, value)).map(([name, value]) => `${name} = ${value}`);
+  }
   function draw() {
     const found = rows.filter(passes);
     for (const box of selects.values()) box.classList.toggle("on", !!box.value);
     list.replaceChildren(...found.slice(0, limit).map(drawn));
+    const left = unapplied();
     document.getElementById("shown").textContent =
-      found.length === rows.length ? `${rows.length.toLocaleString("en")} rows` : `${found.length.toLocaleString("en")} of ${rows.length.toLocaleString("en")} rows`;
+      (found.length === rows.length ? `${rows.length.toLocaleString("en")} rows` : `${found.length.toLocaleString("en")} of ${rows.length.toLocaleString("en")} rows`) +
+      (left.length ? `; there is no such filter, so it is not applied: ${left.join(", ")}` : "");
     more.hidden = found.length <= limit;
   }
 

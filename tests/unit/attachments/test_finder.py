@@ -10,7 +10,19 @@ from typing import Any
 
 import pytest
 
-from batchflex.attachments import Finder, Use, checked, content_of, described, filled, finder, require, without_data
+from batchflex.attachments import (
+    FileHosts,
+    Finder,
+    RemoteFile,
+    Use,
+    checked,
+    content_of,
+    described,
+    filled,
+    finder,
+    require,
+    without_data,
+)
 from batchflex.attachments.errors import FileFault
 from batchflex.core import Attachment, MissingExtra
 from tests.support.files import pdf, picture
@@ -135,37 +147,56 @@ def test_a_remote_image_is_left_to_the_server(url: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("url", "kind", "options", "words"),
     [
+        ("file:///etc/passwd", "image", {}, "is no address that a file can be fetched from (http:// or https://)"),
+        ("file:///etc/passwd", "file_text", {}, "is no address that a file can be fetched from"),
+        ("s3://bucket/a.jpg", "image", {}, "is no address that a file can be fetched from"),
+        ("data:text/html;base64,AAAA", "image", {}, "can be put in if it is an image"),
+        ("data:text/plain;base64,AAAA", "file_text", {}, "can be put in if it is an image"),
         (
-            "https://example.com/a.jpg",
+            "data:image/png;base64,AAAA",
             "image",
             {"max_side": 100},
-            "is fetched by the server, so that it cannot be made smaller here",
+            "is in its URL itself, so that it cannot be made smaller",
         ),
+        ("https:///a.jpg", "image", {}, "is no address"),
+        ("https://exa mple.com/a.jpg", "image", {}, "is no address"),
+        ("https://[::1/a.jpg", "image", {}, "is no address"),
+        ("http://127.0.0.1/a.txt", "file_text", {}, "is at 127.0.0.1: no public address"),
         (
-            "https://example.com/a.pdf",
-            "pdf_text",
-            {},
-            "is remote, and the text of a PDF document is read here; download it first",
-        ),
-        (
-            "http://example.com/a.txt",
+            "http://jo:secret@localhost/a.txt",
             "file_text",
             {},
-            "is remote, and the text of a file is read here; download it first",
+            "'http://***@localhost/a.txt' is at localhost: no public address",
         ),
-        ("file:///etc/passwd", "image", {}, "is no address of an image that a server can fetch"),
-        ("file:///etc/passwd", "file_text", {}, "is remote"),
-        ("s3://bucket/a.jpg", "image", {}, "is no address of an image"),
-        ("data:text/html;base64,AAAA", "image", {}, "is no address of an image"),
-        ("https:///a.jpg", "image", {}, "is no address of an image"),
-        ("https://exa mple.com/a.jpg", "image", {}, "is no address of an image"),
-        ("https://[::1/a.jpg", "image", {}, "is no address of an image"),
     ],
 )
-def test_what_can_be_had_from_elsewhere_is_told(
+def test_what_cannot_be_had_from_elsewhere_is_told(
     url: str, kind: str, options: dict[str, Any], words: str, tmp_path: Path
 ) -> None:
     assert words in (found(url, tmp_path, kind=kind, **options).fault or "")
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "token", "tokens"),
+    [
+        ("image", {"max_side": 280}, "<batchflex:image url={} max_side=280>", 100),
+        ("pdf_text", {}, "<batchflex:pdf_text url={}>", 8_000),
+        ("pdf_text", {"pages": "2-3"}, "<batchflex:pdf_text url={} pages=2-3>", 1_600),
+        ("file_text", {"max_chars": 400}, "<batchflex:file_text url={} max_chars=400>", 101),
+    ],
+)
+def test_what_is_fetched_is_known_by_its_url(
+    kind: str, options: dict[str, Any], token: str, tokens: int, tmp_path: Path
+) -> None:
+    url = "https://example.com/a?id=7"
+    made = found(url, tmp_path, kind=kind, **options)
+    # Pinned, as the tokens of local files are: whether it may be fetched is no part of it.
+    assert made.token == token.format(hashlib.sha256(url.encode()).hexdigest())
+    assert (made.name, made.url, made.path, made.fault, made.tokens) == (url, url, "", None, tokens)
+    refusing = Finder(hosts=FileHosts([])).find(use(url, kind, **options), tmp_path)
+    assert isinstance(refusing, Attachment) and refusing.token == made.token
+    assert "none of the hosts that input.file_hosts names" in (refusing.fault or "")
+    assert "fetched when this is sent" in described(made.token.encode(), [made]).decode()
 
 
 def test_a_file_is_read_again_only_if_it_has_changed(
@@ -198,6 +229,18 @@ def test_only_what_was_planned_is_sent(tmp_path: Path, photo: Path) -> None:
 def test_a_text_is_written_as_inside_of_a_json_string(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text('He said "no"\n\\ \x01 ü')
     assert content_of(found("a.txt", tmp_path, kind="file_text")) == """He said \\"no\\"\\n\\\\ \\u0001 ü""".encode()
+
+
+def test_the_encoding_of_a_remote_text_is_what_the_job_says_then_its_mark_then_its_server(tmp_path: Path) -> None:
+    one = found("https://example.com/a.txt", tmp_path, kind="file_text")
+    cp1252, marked = "Zoë".encode("cp1252"), "Zoë".encode("utf-8-sig")
+    assert content_of(one, RemoteFile(cp1252, charset="windows-1252")).decode() == "Zoë"
+    assert content_of(one, RemoteFile(marked, charset="windows-1252")).decode() == "Zoë"
+    assert content_of(one, RemoteFile("Zoë".encode(), charset="no-such-one")).decode() == "Zoë"
+    said = found("https://example.com/a.txt", tmp_path, kind="file_text", encoding="cp1252")
+    assert content_of(said, RemoteFile(cp1252, charset="utf-8")).decode() == "Zoë"
+    with pytest.raises(FileFault, match=r"'https://example.com/a.txt' is not UTF-8 at byte 2"):
+        content_of(one, RemoteFile(cp1252))
 
 
 def test_people_see_names(tmp_path: Path, photo: Path) -> None:

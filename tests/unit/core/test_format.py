@@ -48,6 +48,15 @@ def test_scores_with_intervals(is_share: bool, whole: str, difference: str, ends
     assert format.interval(0.1, None, is_share=is_share) == ""
 
 
+def test_what_is_rounded_to_nothing_has_no_sign() -> None:
+    assert [format.difference(value, is_share=True) for value in (-0.0001, 0.0, 0.0004, -0.0)] == ["0.0 pp"] * 4
+    assert [format.difference(value, is_share=False) for value in (0.0, -0.0)] == ["0.00", "0.00"]
+    assert format.difference(0.0005, is_share=True) == "+0.1 pp" and format.difference(0.2, is_share=False) == "+0.200"
+    assert format.difference_interval(-0.0001, 0.0001, is_share=True) == "0.0 to 0.0 pp"
+    assert (format.fixed(-0.04, 1), format.percent(-0.0), format.coefficient(-0.0001)) == ("0.0", "0.0 %", "0.000")
+    assert format.difference(None, is_share=True) == "–"
+
+
 def test_what_is_done_is_never_rounded_up() -> None:
     assert [format.done_percent(done, 1_000) for done in (0, 999, 1_000)] == ["0 %", "99 %", "100 %"]
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from batchflex.core.message import Message
-from batchflex.display import run_html, run_text, score_text
+from batchflex.display import run_html, run_text
+from batchflex.scoring import score_text
 from tests.unit.cli.test_progress import ended, row, run_state
 
 

@@ -11,13 +11,14 @@ import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import anyio
 import httpx
 import pytest
 
 from batchflex.endpoint.connection import AnswerTooLarge, Connection, MetClose
-from batchflex.endpoint.http1 import Connections, Whole
+from batchflex.endpoint.http1 import Connections
 
 pytestmark = pytest.mark.anyio
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
@@ -79,12 +80,22 @@ async def serving(*answers: Sequence[bytes | float | None], tls: ssl.SSLContext 
         listener.close()
 
 
+class Whole(NamedTuple):
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    body: bytes
+
+
 async def fetch(
     connections: Connections, server: Server, body: bytes = b"{}", total_s: float = 10.0, most_bytes: int = 64 << 20
 ) -> Whole:
     url = httpx.URL(server.url)
     head = b"POST %b HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % (url.raw_path, len(body))
-    return await connections.fetch(url, head, body, connect_s=5.0, total_s=total_s, most_bytes=most_bytes)
+    origin = connections.server(url)
+    used = await connections.fetch(origin, head, body, connect_s=5.0, total_s=total_s, most_bytes=most_bytes)
+    whole = Whole(used.status, used.headers, used.body())
+    connections.give_back(origin, used)
+    return whole
 
 
 async def test_one_connection_serves_one_request_after_another() -> None:
@@ -280,6 +291,7 @@ def test_a_close_that_lies_in_the_socket_is_seen_before_a_request_goes(uvloop: b
             async with Connections() as connections:
                 await fetch(connections, server)
                 closed.wait()  # and nothing else happens on this thread
+                threading.Event().wait(0.002)
                 await fetch(connections, server)
                 return connections.sent_anew
 

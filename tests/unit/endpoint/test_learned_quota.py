@@ -25,7 +25,7 @@ def share_refused(client: Client) -> float:
 
 @pytest.mark.parametrize("latency_s", [0.05, 0.5])
 @pytest.mark.parametrize(("kind", "whole", "least"), [
-    ("fixed", False, 0.98), ("fixed", True, 0.96), ("sliding", False, 0.98), ("sliding", True, 0.95), ("bucket", False, 0.98),
+    ("fixed", False, 0.98), ("fixed", True, 0.96), ("sliding", False, 0.98), ("sliding", True, 0.85), ("bucket", False, 0.98),
 ])  # fmt: skip
 def test_headers(kind: str, whole: bool, least: float, latency_s: float) -> None:
     server = Limit(300, 10, kind, latency_s=latency_s, whole_seconds=whole)
@@ -115,7 +115,11 @@ def test_a_key_of_a_proxy_uses_each_window(latency_s: float) -> None:
     """Limits without a reset, windows that begin with the first request, refusals that always ask for a whole window."""
     server = Proxy(rpm=120, latency=latency_s)
     client = asked(server, 600)
-    assert min(server.full_windows(600)) >= 0.97 * 120
+    first, *others = server.full_windows(
+        600
+    )  # in the first one the number in flight grows, some 10 s a step at 5 s an answer
+    assert min(others) >= 0.97 * 120
+    assert first >= (0.97 if latency_s < 1 else 0.9) * 120
     assert not client.refusals
     assert client.rate(60, 600) >= 0.97 * 2
 

@@ -44,7 +44,7 @@ def leaving(subject: Pacer, now: float, count: int) -> list[float]:
     moments = []
     for _ in range(count):
         now = patiently(waits(subject), now)
-        subject.sent(now, cost())
+        subject.sent(now, cost(), 1)
         moments.append(now)
     return moments
 
@@ -57,7 +57,7 @@ def test_without_limits_nothing_waits() -> None:
     for turn in range(1_000):
         attempt = Cost(1_000_000, 1_000_000, 2_000_000, 0.0)
         assert subject.wait_s(turn / 1e3, attempt) == 0
-        subject.sent(turn / 1e3, attempt)
+        subject.sent(turn / 1e3, attempt, 1)
         subject.failed(turn / 1e3, attempt, 0, of_row=turn % 2 == 0, reached=True)
 
 
@@ -81,7 +81,7 @@ def test_no_minute_has_more_requests_than_rpm_or_more_tokens_than_tpm(
         if subject.wait_s(now, attempt):
             now = patiently(waits(subject, attempt), now) + late
             assert subject.wait_s(now, attempt) == 0
-        subject.sent(now, attempt)
+        subject.sent(now, attempt, 1)
         assert (attempt.sent_at, attempt.tokens) == (now, tokens)
         subject.answered(now, attempt, used(tokens), 0)
         sent.append((now, float(tokens)))
@@ -94,7 +94,7 @@ class TestTokens:
 
     def sent(self) -> tuple[Pacer, Cost]:
         subject, attempt = pacer(tpm=1_000), sized(1_000)
-        subject.sent(0.0, attempt)
+        subject.sent(0.0, attempt, 1)
         assert subject.wait_s(2.0, sized(500)) > 50
         return subject, attempt
 
@@ -105,7 +105,7 @@ class TestTokens:
 
     def test_what_it_used_beyond_the_estimate_makes_the_next_wait(self) -> None:
         subject, attempt = pacer(tpm=1_000), sized(100)
-        subject.sent(0.0, attempt)
+        subject.sent(0.0, attempt, 1)
         subject.answered(2.0, attempt, used(950), 0)
         assert patiently(waits(subject, sized(100)), 2.0) >= 60
 
@@ -133,7 +133,7 @@ class TestTokens:
 
         def expected(body_bytes: int, max_tokens: int | None) -> float:
             attempt = Cost(body_bytes, max_tokens, 0, 0.0)
-            subject.sent(0.0, attempt)
+            subject.sent(0.0, attempt, 1)
             subject.unsent(0.0, attempt, 0)
             return attempt.tokens
 
@@ -141,7 +141,7 @@ class TestTokens:
         assert expected(300, 50) == pytest.approx(300 / 3 + 50)
         for prompt, completion in ((200, 10), (100, 30)):
             attempt = Cost(600, 50, 0, 0.0)
-            subject.sent(0.0, attempt)
+            subject.sent(0.0, attempt, 1)
             subject.answered(1.0, attempt, Usage(prompt, completion, prompt + completion), 0)
         assert expected(400, 50) == pytest.approx(400 * 300 / 1_200 + 20)
 
@@ -223,7 +223,7 @@ class TestRefusals:
         for now in (100.0, 110.0, 120.0, 130.0):
             subject.refused(now, cost(now), None, 0)
         attempt = cost()
-        subject.sent(150.0, attempt)
+        subject.sent(150.0, attempt, 1)
         subject.answered(151.0, attempt, Usage(), 0)
         subject.refused(160.0, cost(160.0), None, 0)
         assert subject.wait_s(160.0, cost()) <= 1
@@ -233,7 +233,7 @@ class TestRefusals:
         for turn in range(4):
             subject.refused(100.0 + 10 * turn, cost(100.0 + 10 * turn), None, 0)
         attempt = cost()
-        subject.sent(150.0, attempt)
+        subject.sent(150.0, attempt, 1)
         subject.failed(151.0, attempt, 0, of_row=False, reached=True)
         subject.refused(160.0, cost(160.0), None, 0)
         assert 8 <= subject.wait_s(160.0, cost()) <= 16

@@ -214,3 +214,28 @@ def test_the_same_refusal_but_for_numbers_and_ids() -> None:
     assert not are_alike(spent, refused("Spent $5.0012 of $5.00, request req-1a2b", code="x"))
     assert not are_alike(spent, refused("Spent $5.0012 of $5.00, request req-1a2b", status=422))
     assert not are_alike(spent, refused("the image of row 7 cannot be read"))
+
+
+# ----------------------------------------------------------------------------------------------- answers that do not fit
+
+
+@pytest.mark.parametrize(
+    ("rows", "doubted_at"),
+    [
+        (["invalid"] * 100, [20]),
+        (["failed", *["invalid"] * 100], [21]),
+        (["ok", *["invalid"] * 100], []),
+        ([*["invalid"] * 19, "ok", "invalid"], []),
+        (["invalid"] * 19, []),
+    ],
+)
+def test_it_is_told_once_that_no_answer_fits(rows: list[Any], doubted_at: list[int]) -> None:
+    failures = Failures(0.5)
+    told = []
+    for n, status in enumerate(rows, 1):
+        made = outcome(n, status=status, error_message="quoted words")
+        failures.add(made)
+        if words := failures.doubt(made):
+            told.append(n)
+            assert "all invalid" in words.text and "quoted words" in words.text and "quoted" not in words.unquoted
+    assert told == doubted_at

@@ -16,7 +16,7 @@ import pytest
 
 from batchflex.config.loader import build
 from batchflex.config.notify_sections import pings
-from batchflex.config.run_outcomes import end_of, event_of, last_end
+from batchflex.config.run_outcomes import end_of, event_of, last_trouble, went_well
 from batchflex.core import shell_command
 from batchflex.core.errors import JobError
 from batchflex.notify import deliveries, messages, webhook
@@ -64,7 +64,9 @@ def test_how_a_run_ended(state: dict[str, Any], end: str) -> None:
 
 LINES = {
     "good": {"status": "finished", "exit_code": 0},
-    "bad": {"status": "finished", "exit_code": 1},
+    "bad": {"status": "finished", "exit_code": 1, "first_failure": "r1: no"},
+    "quiet": {"status": "finished", "exit_code": 1, "first_failure": None},  # rows that were bad before are left
+    "stopped": {"status": "stopped", "exit_code": 3, "stopped_by": "key"},
     "busy": {"status": "busy", "exit_code": 4},
     "skipped": {"status": "skipped", "exit_code": 0},
     "Ctrl-C": {"status": "interrupted", "exit_code": 130},
@@ -75,46 +77,58 @@ LINES = {
 
 
 @pytest.mark.parametrize(
-    ("history", "unfinished", "before"),
+    ("history", "unfinished", "trouble"),
     [
         ("", None, None),
         ("own", None, None),
-        ("good own", None, "success"),
-        ("good bad own", None, "failure"),
-        ("bad good own", None, "success"),
-        ("bad busy skipped Ctrl-C own", None, "failure"),
-        ("good killed own", None, "killed"),
-        ("good own bad", None, "success"),  # a later one, which took the folder meanwhile
-        ("good own", "slow", "killed"),  # it was going on by run.json and left no line
-        ("bad slow own", "slow", "success"),  # it was going on, was waited for, and has ended
+        ("good own", None, None),
+        ("good bad own", None, "rows"),
+        ("bad quiet own", None, "rows"),  # the rows are bad still
+        ("bad good own", None, None),
+        ("bad busy skipped Ctrl-C own", None, "rows"),
+        ("good killed own", None, "run"),
+        ("bad stopped own", None, "run"),
+        ("bad stopped quiet own", None, "rows"),
+        ("good own bad", None, None),  # a later one, which took the folder meanwhile
+        ("good own", "slow", "run"),  # it was going on by run.json and left no line
+        ("bad slow own", "slow", None),  # it was going on, was waited for, and has ended
     ],
 )
-def test_how_the_run_before_ended(history: str, unfinished: str | None, before: str | None) -> None:
-    assert last_end([LINES[word] for word in history.split()] if history else [], "own", unfinished) == before
+def test_what_was_wrong_before_a_run(history: str, unfinished: str | None, trouble: str | None) -> None:
+    assert last_trouble([LINES[word] for word in history.split()] if history else [], "own", unfinished) == trouble
 
 
 @pytest.mark.parametrize(
-    ("end", "before", "on", "event"),
+    ("line", "before", "on", "event"),
     [
-        ("success", None, DEFAULT, None),
-        ("success", "success", ("success",), "success"),
-        ("success", "failure", DEFAULT, "recovered"),
-        ("success", "stopped", DEFAULT, "recovered"),
-        ("success", "killed", DEFAULT, "recovered"),
-        ("success", "failure", ("success", "recovered"), "recovered"),  # once, not both
-        ("success", "failure", ("success",), "success"),
-        ("success", "failure", ("failure",), None),
-        ("failure", "failure", DEFAULT, "failure"),  # each run is told of
+        ("good", None, DEFAULT, None),
+        ("good", None, ("success",), "success"),
+        ("good", "rows", DEFAULT, "recovered"),
+        ("good", "run", DEFAULT, "recovered"),
+        ("good", "run", ("success", "recovered"), "recovered"),  # once, not both
+        ("good", "run", ("success",), "success"),
+        ("good", "run", ("failure",), None),
+        ("bad", "rows", DEFAULT, "failure"),  # each run is told of
+        ("bad", "run", DEFAULT, "failure"),
+        ("quiet", "rows", DEFAULT, None),  # that was told by the run that got them
+        ("quiet", None, DEFAULT, None),
+        ("quiet", "run", DEFAULT, "recovered"),  # from what had stopped it
+        ("quiet", "run", ("failure", "success"), None),
         ("stopped", None, DEFAULT, "stopped"),
         ("stopped", None, ("failure",), None),
         ("busy", None, DEFAULT, None),
         ("busy", None, ("busy",), "busy"),
-        ("skipped", "failure", ("success", "recovered", "busy"), None),
-        ("interrupted", None, ("success", "failure", "stopped", "recovered", "busy"), None),
+        ("skipped", "run", ("success", "recovered", "busy"), None),
+        ("Ctrl-C", None, ("success", "failure", "stopped", "recovered", "busy"), None),
     ],
 )
-def test_what_is_told(end: Any, before: Any, on: Any, event: str | None) -> None:
-    assert event_of(end, before, on) == event
+def test_what_is_told(line: str, before: Any, on: Any, event: str | None) -> None:
+    assert event_of(LINES[line], before, on) == event
+
+
+@pytest.mark.parametrize(("line", "well"), [("good", True), ("quiet", True), ("bad", False), ("stopped", False)])
+def test_bad_rows_of_earlier_runs_are_no_fault_of_a_run(line: str, well: bool) -> None:
+    assert went_well(LINES[line]) is well
 
 
 # ------------------------------------------------------------------------------------------------- the job file
@@ -188,7 +202,8 @@ def summary(**given: Any) -> dict[str, Any]:
     [
         ("success", {}, "nightly succeeded: 1,000 of 1,000 rows, 998 ok, 2 failed."),
         ("recovered", {}, "nightly is well again: 1,000 of 1,000 rows, 998 ok, 2 failed."),
-        ("failure", {"exit_code": 1}, "nightly finished with failures: 1,000 of 1,000 rows, 998 ok, 2 failed."),
+        ("failure", {"exit_code": 1, "first_failure": "r1: no"},
+         "nightly finished with failures: 1,000 of 1,000 rows, 998 ok, 2 failed."),
         ("failure", {"exit_code": 2, "status": "refused", "message": "there is\nno input"},
          "nightly failed, and nothing was sent: there is no input."),
         ("failure", {"exit_code": 3, "message": "an unexpected fault"}, "nightly failed: an unexpected fault."),

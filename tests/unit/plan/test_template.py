@@ -34,6 +34,24 @@ def test_a_column_wins_over_what_jinja_has_under_its_name(name: str) -> None:
     assert said(f"{{{{ {name} }}}} {{{{ {name} | upper }}}}", {name: "a column"}) == "a column A COLUMN"
 
 
+@pytest.mark.parametrize("value", ["", "a % b %s {{ x }}", "é\n\U0001f600", 0, -3, 1.0, 1e22, True, float("inf")])
+@pytest.mark.parametrize("column", ["range", "self", "loop", "row", "text"])
+def test_columns_alone_are_put_in_as_jinja_does(column: str, value: object) -> None:
+    template = f"100 % {{{{ {column} }}}}\n{{{{ row['n'] }}}}{{% raw %}}{{{{ x }}}}{{% endraw %}}\n"
+    row = {column: value} if column != "row" else {"row": {"n": value}, "n": 0}
+    row = {"n": 4, **row}
+    by_jinja = said(template + "{{ '' }}", row)
+    assert said(template, row) == by_jinja and "{{ x }}" in by_jinja
+
+
+def test_columns_alone_are_refused_where_they_are_null_or_not_there() -> None:
+    for row in ({"a": None}, {"a": float("nan")}):
+        with pytest.raises(TemplateFault, match="is null"):
+            said("{{ a }}", row)
+    with pytest.raises(TemplateFault, match="which is not there"):
+        Prompt(PromptSection(user="{{ row['b'] }}")).render({"a": 1})
+
+
 def test_what_is_only_called_is_the_function() -> None:
     assert said("{{ range(3) | join }} {{ n }}", {"n": 1, "range": "5-10"}) == "012 1"
     with pytest.raises(TemplateFault, match="'str' object is not callable"):

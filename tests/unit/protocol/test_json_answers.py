@@ -73,6 +73,35 @@ def test_json_among_prose_is_found_if_that_is_wanted(content: str) -> None:
     assert Shape(LABEL).judge(content, lenient=True) == ('{"label":"good"}', None)
 
 
+CHOICE = {"type": "object", "properties": {"label": {"type": "string", "enum": ["billing", "Bug", "e.g. both"]}}}
+
+
+@pytest.mark.parametrize(
+    ("content", "label"),
+    [
+        ("billing", "billing"), (" Billing.\n", "billing"), ('"bug"', "Bug"), ("**BUG**", "Bug"), ("`e.g. both`.", "e.g. both"),
+        ("<think>Bug?</think> billing", "billing"), ('{"label": "Bug"}', "Bug"), ('```json\n{"label": "Bug"}\n```', "Bug"),
+    ],
+)  # fmt: skip
+def test_a_label_may_be_answered_by_its_text_alone(content: str, label: str) -> None:
+    """Servers that know no ``response_format`` answer so. What is said of it is not, nor is a text of another shape."""
+    for lenient in (None, True):
+        judged = Shape(CHOICE).judge(content, lenient=lenient)
+        assert judged.complaint is None and json.loads(str(judged.parsed)) == {"label": label}
+    assert (Shape(CHOICE).judge(content, lenient=False).complaint is None) == (content == '{"label": "Bug"}')
+
+
+@pytest.mark.parametrize("content", ["billing or bug", "bill", "", "It is billing.", '{"label": "bug"}', "other"])
+def test_what_is_no_choice_is_no_label(content: str) -> None:
+    assert Shape(CHOICE).judge(content, lenient=True).parsed is None
+
+
+def test_choices_that_differ_in_case_alone_are_not_guessed() -> None:
+    shape = Shape({"properties": {"label": {"enum": ["us", "US", "other"]}}, "type": "object"})
+    assert shape.judge("US").parsed is None
+    assert shape.judge("Other").parsed == '{"label":"other"}'
+
+
 def test_of_what_does_not_fit_the_longest_is_complained_of() -> None:
     complaint = Shape(LABEL).judge('Say {} or {"label": "ugly"}.', lenient=True).complaint
     assert '"ugly"' in str(complaint)

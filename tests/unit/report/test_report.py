@@ -512,8 +512,9 @@ def test_a_browser_draws_every_chart_and_filters_rows_by_the_address(tmp_path: P
     assert 'data-theme="dark"' in dom
     assert dom.count('<details class="row"') == 1
     assert "<b>worker 17</b>" not in dom and "&lt;b&gt;worker 17&lt;/b&gt; died" in dom
-    every, said = browsed(folder.report, "q=nothing+has+this", tmp_path / "profile")
+    every, said = browsed(folder.report, "q=nothing+has+this&status=lost&colour=red", tmp_path / "profile")
     assert said == "" and every.count('<details class="row"') == 0
+    assert "there is no such filter, so it is not applied: status = lost, colour = red" in every
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")

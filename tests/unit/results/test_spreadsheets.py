@@ -37,7 +37,7 @@ def made(out: Path, **more: Any) -> Folder:
             row, said, parsed='{"label":"a","facts":{"n":[1,2]}}', id=f"r{row}",
             tool_calls='[{"name":"look"}]' if row == 0 else None,
             carry=json.dumps({"note": said, "tags": [row], "mixed": [row] if row % 2 else "text", "stars": row}),
-            response='{\n  "id": "x",\n  "n": 1e400\n}' if row else "<html>no</html>",
+            response=b'{\n  "id": "x",\n  "n": 1e400\n}' if row else b"<html>no</html>",
         )
         for row, said in enumerate([*FORMULAS, *HARMLESS])
     ]  # fmt: skip

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import polars as pl
 import pytest
@@ -104,6 +105,38 @@ def test_rows_agree_with_those_of_the_same_point_in_whatever_order_the_points_ar
 
 def agreed(one: pl.DataFrame, two: pl.DataFrame) -> list[dict[str, Any]]:
     return list(agreement_on(one, two, ["content"], by=["model"])["agreement"])
+
+
+def test_what_python_prints_of_scores_is_the_table_that_the_command_line_shows() -> None:
+    one, two = side([1, 0, 1], ["x", "y", "z"], content=["a", "b", "c"]), side([1, 1, 0], ["x", "y", "z"])
+    found = batchflex.compare(one, two)
+    shown = str(found)
+    assert "3 items on both sides" in shown and "66.7 %" in shown and "0.0 pp" in shown and "{" not in shown
+    assert "flipped" in shown and repr(found.told) == shown.partition("\n  flipped")[0]
+    assert json.loads(json.dumps(found.told)) == msgspec.json.decode(msgspec.json.encode(found.told)) == found.told
+    told, flips = found
+    assert isinstance(told, dict) and flips.height == 2
+    summary = batchflex.summarise(one)
+    assert repr(summary).startswith("scores of 3 rows") and "66.7 %" in str(summary) and summary["rows"] == 3
+    del summary["points"]
+    assert repr(summary) == repr(dict(summary))
+
+
+def test_a_mean_of_items_that_is_not_that_of_all_rows_is_shown_with_it() -> None:
+    one = side([1, 1, 1, 0, 1], ["x", "x", "x", "y", "only in a"])
+    found = batchflex.compare(one, side([1, 1], ["x", "y"]))
+    assert (only(found)["a"], only(found)["a_of_rows"], only(found)["b_of_rows"]) == (0.5, 0.8, 1)
+    said = "s is here the mean of the items on both sides, each counted once; of all rows it is 80.0 % in A and 100.0 % in B"
+    assert said in str(found)
+    assert "of all rows" not in str(batchflex.compare(one.head(4)[2:], side([1, 1], ["x", "y"])))
+
+
+def test_differences_of_sweep_points_that_are_not_those_of_the_means_say_what_they_are_of() -> None:
+    frame = pl.DataFrame(
+        {"id": [*"xxxy", *"xy"], "prompt": [*"aaaa", *"bb"], "score_s": [1.0, 1, 1, 0, 0, 0]},
+    )
+    assert "means above are of all rows" in str(batchflex.summarise(frame, by=["prompt"]))
+    assert "means above are of all rows" not in str(batchflex.summarise(frame[2:], by=["prompt"]))
 
 
 def test_ids_of_another_type_are_the_same_ids() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ import pytest
 import batchflex
 from batchflex.config.loader import build
 from batchflex.core.errors import JobError
-from batchflex.display import score_text
-from batchflex.scoring import clusters, many_tests, paper_tables, planning, power, stats
+from batchflex.report import headline, report
+from batchflex.scoring import clusters, many_tests, paper_tables, planning, power, score_text, stats
+from batchflex.storage.output_folder import Folder
 from tests.support.command_line import called
 from tests.support.lazily import Lazily
 from tests.support.scored_folders import answer, make
@@ -361,3 +363,77 @@ def test_the_verb_plans(out: Path, tmp_path: Path) -> None:
     assert "detect" not in called("plan", job, "--json").summary
     assert "--like goes with --detect" in called("plan", job, "--like", out).err
     assert "must be a number above 0" in called("plan", job, "--detect", "nan").err
+    refused = called("plan", job, "--detect", "2")
+    assert refused.code == 2 and "below 1; found 2; did you mean 0.02, 2 percentage points?" in refused.err
+    assert "did you mean 0.02" in called("plan", job, "--detect", "2", "--like", out).err
+    assert "the job's score names none" in called("plan", job, "--detect", "0.1", "--icc", "0.1").err
+    assert "--icc and --like exclude" in called("plan", job, "--detect", "0.1", "--icc", "0.1", "--like", out).err
+
+
+def clustered_job(folder: Path, baseline: str = "") -> Path:
+    rows = [{"id": n, "text": f"t{n}", "label": "y", "passage": n // 4 if n < 36 else None} for n in range(40)]
+    (folder / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    job = folder / "job.toml"
+    job.write_text(
+        '[job]\nname = "j"\nout = "made"\n[endpoint]\nbase_url = "http://127.0.0.1:1/v1"\n[input]\npath = "in.jsonl"\n'
+        'carry = ["label", "passage"]\n[prompt]\nuser = "{{ text }}"\n[params]\nmodel = "m"\nmax_tokens = 5\n'
+        "[sweep]\ntemperature = [0, 1]\nsamples = 2\n"
+        f'[[score]]\nname = "right"\nkind = "exact"\nexpected = "label"\ncluster = "passage"\n{baseline}\n'
+    )
+    return job
+
+
+def test_a_plan_counts_the_clusters_of_the_job(out: Path, tmp_path: Path) -> None:
+    job = clustered_job(tmp_path)
+    told = called("plan", job, "--detect", "0.1", "--json").summary["detect"]
+    sees = (9 * 16 + 4) / 40  # the mean size of the cluster that a row is in: 9 clusters of 4, 4 rows of their own
+    assert (told["cluster"], told["clusters"], told["design_effect"]) == ("passage", 13, 1)
+    assert told["most_alike"] == pytest.approx(sees)
+    alike = called("plan", job, "--detect", "0.1", "--icc", "0.5", "--json").summary["detect"]
+    assert alike["design_effect"] == pytest.approx(1 + (sees - 1) / 2) and alike["most_alike"] is None
+    assert alike["needed"][0]["items"] == pytest.approx(told["needed"][0]["items"] * alike["design_effect"], rel=1e-2)
+    shown = called("plan", job, "--detect", "0.1").out
+    assert (
+        "the rows are in 13 clusters by passage, taken as independent" in shown and "up to 3.7 times as many" in shown
+    )
+    of_run = called("plan", job, "--detect", "0.1", "--like", out, "--score", "right")
+    assert "has no score 'right'" in of_run.err
+
+
+def test_an_earlier_run_that_was_not_scored_by_clusters_tells_what_they_do(out: Path, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(out, tmp_path / "unclustered"))
+    (tmp_path / "plain.toml").write_text(
+        '[job]\nname = "s"\n[[score]]\nname = "accuracy"\nkind = "exact"\nexpected = "label"\n'
+    )
+    assert called("score", out, tmp_path / "plain.toml", "-q").code == 0
+    plain = planning.detect(0.05, 500, 1, like=str(out))
+    assert plain["design_effect"] == 1 and plain["cluster"] is None
+    by = planning.detect(0.05, 500, 1, like=str(out), clusters=planning.Clusters("passage"))
+    assert by["cluster"] == "passage" and by["design_effect"] > 1 and by["most_alike"] is None
+    assert planning.detect(0.05, 500, 1, like=str(out), clusters=planning.Clusters("nowhere"))["most_alike"] == 1
+
+
+def test_a_baseline_that_is_no_sweep_point_is_refused_before_a_row_is_asked(tmp_path: Path) -> None:
+    job = clustered_job(tmp_path, "baseline = { temperature = 0.7 }")
+    for verb in ("plan", "run"):
+        ended = called(verb, job)
+        assert ended.code == 2
+        assert "score 'right': the baseline (temperature = 0.7) has to be one sweep point, and is none" in ended.err
+        assert "there are: temperature=0; temperature=1" in ended.err
+    assert not (tmp_path / "made" / "parts").exists()
+
+
+def test_scores_of_answers_whose_baseline_is_no_sweep_point_have_their_means(out: Path, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(out, tmp_path / "copied"))
+    (tmp_path / "scores.toml").write_text(
+        '[job]\nname = "s"\n[[score]]\nname = "right"\nkind = "exact"\nexpected = "label"\nbaseline = { prompt = "v9" }\n'
+    )
+    told = called("score", out, tmp_path / "scores.toml", "--json")
+    (spec,) = told.summary["scores"]
+    assert told.code == 0 and spec["comparison"] is None and "prompt = v9) has to be one" in spec["uncompared"]
+    assert all(point["scores"]["right"]["mean"] is not None for point in told.summary["points"])
+    assert "right is not compared: the baseline (prompt = v9)" in called("score", out, tmp_path / "scores.toml").out
+    assert "Not compared with its baseline: the baseline (prompt = v9)" in headline.summary(report.read(Folder(out), 5))
+    (tmp_path / "unswept.toml").write_text((tmp_path / "scores.toml").read_text().replace("prompt =", "promt ="))
+    (spec,) = called("score", out, tmp_path / "unswept.toml", "--json").summary["scores"]
+    assert "did you mean 'prompt'?" in spec["uncompared"]

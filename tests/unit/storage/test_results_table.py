@@ -244,7 +244,7 @@ def test_whatever_the_windows_one_row_a_key_in_order(
         answers: list[Outcome] = []
         for name in part:
             last[name] = f"{number}.{len(answers)}"
-            answers.append(outcome(name, content=last[name], response="r" * 1000))
+            answers.append(outcome(name, content=last[name], response=b"r" * 1000))
         part_files.write_part(parts, number, answers)
     monkeypatch.setattr(results_table, "_WINDOW_ROWS", data.draw(st.integers(1, 12)))
     monkeypatch.setattr(results_table, "_WINDOW_BYTES", data.draw(st.sampled_from([1, 3_000, 1 << 20])))
@@ -300,7 +300,7 @@ from batchflex.storage import FolderStore, part_files, results_table
 from tests.support.outcomes import outcome
 folder = Path(sys.argv[1])
 parts = FolderStore(Path(sys.argv[2]))
-noise = random.Random(0).randbytes(400_000).hex()
+noise = random.Random(0).randbytes(400_000).hex().encode()
 
 
 def outcomes():
@@ -372,7 +372,7 @@ def test_whether_results_are_current(tmp_path: Path) -> None:
 def test_memory_stays_bounded_while_the_table_is_made(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     each, parts, size = 50, 40, 40_000
     for number in range(1, parts + 1):
-        rows = [outcome(number * each + i, response=f"{number * each + i:05}" * (size // 5)) for i in range(each)]
+        rows = [outcome(number * each + i, response=b"%05d" % (number * each + i) * (size // 5)) for i in range(each)]
         part_files.write_part(store, number, rows)
     whole = each * parts * size
     monkeypatch.setattr(table_index, "_CACHE_BYTES", whole // 20)

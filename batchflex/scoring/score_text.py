@@ -29,6 +29,11 @@ def text(found: Mapping[str, Any], width: int | None = None) -> str:
         lines.append(f"  … and {len(found['points']) - _MOST_POINTS:,} more sweep points; scores.json has them all")
     lines += _unscored(found)
     lines += _clustered(found)
+    lines += [
+        f"  {spec['name']} is not compared: {one_line(spec['uncompared'])}"
+        for spec in found["scores"]
+        if spec.get("uncompared")
+    ]
     lines += _indented(_samples(found), width)
     compared = [spec for spec in found["scores"] if spec.get("comparison")]
     shares = [spec for spec in compared if spec["is_share"]]
@@ -163,7 +168,8 @@ def _versus(found: Mapping[str, Any], spec: Mapping[str, Any], width: int | None
     described = spec.get("comparison")
     if described is None:
         return []
-    reference = found["points"][described["point"]]["point"]
+    compared_with = found["points"][described["point"]]
+    reference, reference_mean = compared_with["point"], compared_with["scores"][spec["name"]]["mean"]
     shown = [p for p in found["points"][:_MOST_POINTS] if p["scores"][spec["name"]].get("versus")]
     variables = list(dict.fromkeys(name for point in shown for name in point["point"]))
     head = f"{spec['name']} less that of {'the best' if described['with'] == 'best' else 'the baseline'}"
@@ -183,7 +189,19 @@ def _versus(found: Mapping[str, Any], spec: Mapping[str, Any], width: int | None
     about += count(described["family"], "comparison")
     if described["with"] == "best":
         about += ", all pairs, as the best is picked by the same data"
+    if _is_of_items(spec, reference_mean, shown):
+        about += ". Differences are of the items that both points have, each counted once; means above are of all rows"
     return [*_indented(lines, width), f"  {about}"]
+
+
+def _is_of_items(spec: Mapping[str, Any], reference: float, points: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether some difference is shown as another than that of the means."""
+    for point in points:
+        score = point["scores"][spec["name"]]
+        told = (score["versus"]["difference"], score["mean"] - reference)
+        if None not in told and len({format.difference(each, is_share=spec["is_share"]) for each in told}) > 1:
+            return True
+    return False
 
 
 def _labels(name: str, labels: Mapping[str, Any] | None, width: int | None) -> list[str]:
@@ -212,10 +230,15 @@ _LONGEST_ANSWER, _SHORTEST_ANSWER, _BESIDE_ANSWERS = 60, 12, 40
 
 
 def comparison(
-    found: Mapping[str, Any], names: Sequence[str], flips: Sequence[Mapping[str, Any]], flipped: int, width: int = 160
+    found: Mapping[str, Any],
+    names: Sequence[str],
+    flips: Sequence[Mapping[str, Any]] = (),
+    flipped: int | None = None,
+    width: int = 160,
+    more: str = "--rows N shows more, -o FILE writes all",
 ) -> str:
     """A comparison as tables, in ``width`` cells if they are enough; ``flips`` are those of the ``flipped`` items that are to be
-    shown, ``names`` the two operands."""
+    shown, if that is known, and ``more`` says where the others are; ``names`` are the two operands."""
     lines = [f"A is {names[0]}", f"B is {names[1]}", f"{count(found['items'], 'item')} on both sides"]
     if found["only_a"] or found["only_b"]:
         lines[-1] += f"; {found['only_a']:,} only in A and {found['only_b']:,} only in B are left out"
@@ -236,6 +259,7 @@ def comparison(
         line += [score["method"] or format.NOTHING, detectable]
         table.append([*line, f"{score['wins']:,}", f"{score['losses']:,}", f"{score['ties']:,}"])
     lines += _indented(table, width)
+    lines += [f"  {words}" for words in map(_of_rows, found["scores"]) if words is not None]
     if clustered:
         lines.append(f"  clustered by {one_line(found['cluster'])}")
     if agreed := [_agreed(score) for score in found["scores"] if score["agreement"]]:
@@ -243,7 +267,7 @@ def comparison(
     sides = [_side(name, found[name.lower()]) for name in "AB"]
     lines += _indented([["", "rows", "tokens", "cost", "latency"], *sides])
     if not flipped:
-        return "\n".join([*lines, "  nothing flipped"])
+        return "\n".join(lines if flipped is None else [*lines, "  nothing flipped"])
     said_in = max(_SHORTEST_ANSWER, min(_LONGEST_ANSWER, (width - _BESIDE_ANSWERS) // 2))
     shown = [["flipped", "item", "A", "B", "A said", "B said"]]
     for flip in flips:
@@ -251,8 +275,18 @@ def comparison(
         shown.append([str(flip["score"]), item, format.figure(flip["a"]), format.figure(flip["b"]), *said])
     lines += _indented(shown, width)
     if flipped > len(flips):
-        lines.append(f"  {len(flips):,} of {flipped:,} that flipped; --rows N shows more, -o FILE writes all")
+        lines.append(f"  {len(flips):,} of {flipped:,} that flipped; {more}")
     return "\n".join(lines)
+
+
+def _of_rows(score: Mapping[str, Any]) -> str | None:
+    """Where a mean over the items of both sides is not shown as that over all rows, which ``score`` shows: both, and of what."""
+    pairs = [(side, score[side], score.get(f"{side}_of_rows")) for side in "ab"]
+    shown = [[format.score(mean, is_share=score["is_share"]) for mean in pair[1:]] for pair in pairs]
+    if all(of_rows in (of_items, format.NOTHING) for of_items, of_rows in shown):
+        return None
+    both = " and ".join(f"{of_rows} in {side.upper()}" for (side, *_), (_, of_rows) in zip(pairs, shown, strict=True))
+    return f"{score['name']} is here the mean of the items on both sides, each counted once; of all rows it is {both}"
 
 
 def agreement(found: Mapping[str, Any], names: Sequence[str]) -> str:

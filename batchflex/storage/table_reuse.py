@@ -1,0 +1,97 @@
+"""Which stretches of a table in a folder stay as they are, without a look at the answers in them: where no part has come that has
+rows there, and the same rows of the same input files are there."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import msgspec
+import polars as pl
+
+from ..core import __version__
+from . import part_files, part_index, places, results_table
+from .output_folder import Folder
+from .part_numbers import part_sizes
+from .positions import Layout
+
+_HEAD = ["row", "sample", "point", "status"]
+
+
+class Basis(msgspec.Struct, frozen=True):
+    """What all stretches of a table depend on. ``how`` is a digest of how it is made, ``size`` how many sweep points and samples
+    a row has, ``parts`` a digest of the parts up to the number ``last``. Answers in those from ``since`` on were where they say
+    themselves, others where the layout has their files."""
+
+    how: str
+    size: tuple[int, int]
+    parts: str
+    last: int
+    since: int
+
+
+class Source(NamedTuple):
+    """What a table is made from at the end of a run: where the rows of each file are in the plan, where answers are that were
+    found ``elsewhere``, the number of the first part of this run, and the sweep points in order."""
+
+    folder: Folder
+    layout: Layout
+    elsewhere: pl.DataFrame
+    since: int
+    labels: Sequence[str]
+
+    def basis(self, made: results_table.Assembled) -> Basis:
+        """That of a table which was made from it."""
+        numbers = part_files.part_numbers(self.folder.parts)
+        last = int(max(numbers, default=0))
+        return Basis(self._how(made), made.size, _digest_of_parts(self.folder, last), last, self.since)
+
+    def fits(self, made: results_table.Assembled, basis: Basis) -> bool:
+        """Whether a table that was made in part goes with what there is of this basis."""
+        return (self._how(made), made.size) == (basis.how, basis.size)
+
+    def _how(self, made: results_table.Assembled) -> str:
+        return _digest([__version__, made.how, part_index.found_id(self.folder.positions)])
+
+    def rows_of(self, stretch: int, size: tuple[int, int]) -> str:
+        """A digest of which rows of which files are in a stretch."""
+        each = size[0] * size[1]
+        begin, end = stretch * places.STRETCH_ROWS, (stretch + 1) * places.STRETCH_ROWS
+        return _digest(self.layout.within(begin // each, -(-end // each)))
+
+    def changed(self, basis: Basis) -> set[int] | None:
+        """The stretches in which parts have rows that have come since; ``None`` if others may have changed, too.
+
+        :raises FolderError: if a part is damaged.
+        """
+        parts, (points, samples) = self.folder.parts, basis.size
+        if basis.parts != _digest_of_parts(self.folder, basis.last):
+            return None
+        positions = part_index.Positions(self.layout, self.elsewhere)
+        columns = [*_HEAD, *(name for name in positions.columns if name != "key")]
+        numbers = [number for number in part_files.part_numbers(parts) if number > basis.last or number >= basis.since]
+        found: set[int] = set()
+        for number, part in zip(numbers, part_index.read_keys(parts, columns, numbers), strict=True):
+            own, placed = part["row"], pl.Series("row", positions.rows(part))
+            if number <= basis.last:
+                if (own != placed).any():  # it was where it says, and is elsewhere now
+                    return None
+                continue
+            rows = places.pointed(part, self.labels).with_columns(placed if number < self.since else own)
+            rows = rows.filter(pl.col("row") >= 0)
+            beyond = (pl.col("point") >= points) | (pl.col("sample") >= samples)
+            if part_files.footer(parts, number).void or rows.filter(beyond).height:
+                return None
+            found.update(rows.select(places.stretch_of(basis.size)).to_series().unique())
+        return found
+
+
+def _digest_of_parts(folder: Folder, last: int) -> str:
+    """By their names: one that was merged is another."""
+    sizes = part_sizes(folder.parts).items()
+    return _digest([(number.name, size) for number, size in sizes if number <= last])
+
+
+def _digest(made_of: object) -> str:
+    return hashlib.blake2b(msgspec.json.encode(made_of), digest_size=16).hexdigest()
