@@ -68,8 +68,9 @@ _VARIED = {
     "slot",
     "position",
 }
+WITH_STATISTICS = ["id", "row", "key", "status"]  # in the table, too
 WRITING: dict[str, Any] = {
-    "compression": "zstd", "write_statistics": ["key", "id", "row"], "write_page_checksum": True,
+    "compression": "zstd", "write_statistics": WITH_STATISTICS, "write_page_checksum": True,
     "use_dictionary": [name for name in PART_SCHEMA.names if name not in _VARIED],
 }  # fmt: skip
 _AT_ONCE, _PIECE, _HELD = 200, 1_000, 3_000  # rows

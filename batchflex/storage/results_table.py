@@ -18,7 +18,7 @@ import polars as pl
 import pyarrow as pa
 
 from ..core import Outcome, raw
-from . import carried_columns, parsed_columns, part_files, part_index, thrift
+from . import carried_columns, parsed_columns, part_files, part_index
 from .carried_updates import CarriedUpdates
 from .files import replaced, storing
 from .part_files import COLUMNS
@@ -27,6 +27,7 @@ from .results_columns import ResultsLayout, layout_of
 from .row_groups import Source, TableWriter
 from .store import Store
 from .table_index import PartRows, by_keys, of_history, of_plan
+from .thrift import Damaged
 
 _WINDOW_ROWS = 4_000
 _WINDOW_BYTES = 10 << 20
@@ -115,20 +116,22 @@ def assemble(
             yield from grouped(batches(at, first + begin))
             number, there, size = tables.group(group)
             at = first + begin + size
-            yield WholeGroup(
-                number, there, made(first + begin, number, there), functools.partial(batches, at - size, at)
-            )
+            made_anew = made(first + begin, size, number, there)
+            yield WholeGroup(number, there, made_anew, functools.partial(batches, at - size, at))
         yield from grouped(batches(at, end))
 
-    def made(begin: int, number: int, group: int) -> pa.Table:
-        """What the table has otherwise than a row group that is taken as it is, or with other statistics."""
-        sides = [name for name, side in zip(_SIDES, shape.sides, strict=True) if side]
-        table = part_files.read_group(store, number, group, ["status", *sides])
-        if updates is not None and "carry" in sides:
-            table = updates.applied(table, places.index["carried"].slice(begin, table.num_rows))
-        rows, points = places.of(begin, table.num_rows)
-        of_sides = dict(zip(shape.schema.names[len(COLUMNS) :], _sides(table, points, labels, shape), strict=True))
-        return pa.table({"row": rows.to_arrow(), "status": table["status"], **of_sides})
+    def made(begin: int, size: int, number: int, group: int) -> pa.Table:
+        """What the table has otherwise than a row group that is taken as it is."""
+        rows, points = places.of(begin, size)
+        arrays = [rows.to_arrow()]
+        if wanted := [name for name, side in zip(_SIDES, shape.sides, strict=True) if side]:
+            table = part_files.read_group(store, number, group, wanted)
+            if updates is not None and "carry" in wanted:
+                table = updates.applied(table, places.index["carried"].slice(begin, size))
+            arrays += _sides(table, points, labels, shape)
+        return pa.Table.from_arrays(
+            arrays, schema=pa.schema([shape.schema.field("row"), *list(shape.schema)[len(COLUMNS) :]])
+        )
 
     identity = part_files.identity(store)
     known = [
@@ -179,26 +182,24 @@ def write_results(path: Path, assembled: Assembled) -> None:
     :raises StorageError: if it cannot be written; an older one stays as it is.
     """
     schema = assembled.schema.with_metadata(assembled.metadata)
-    statistics = ["id", "row", "key", "status"]
+
+    @functools.lru_cache(1)
+    def source(part: int) -> Source:
+        return Source(functools.partial(assembled.store.open, part_files.part_name(part)))
+
     with storing(path), replaced(path) as stream:
-        writer = TableWriter(stream, schema, compression="zstd", write_statistics=statistics)
+        writer = TableWriter(stream, schema, compression="zstd", write_statistics=part_files.WITH_STATISTICS)
         for piece in assembled.pieces:
-            if isinstance(piece, WholeGroup):
-                _copy(writer, assembled.store, piece)
-            else:
+            if not isinstance(piece, WholeGroup):
                 writer.add(piece)
+            else:
+                try:
+                    writer.copy(source(piece.part), piece.group, piece.made)
+                except Damaged:  # or an older version wrote it: reading tells
+                    for table in grouped(piece.read()):
+                        writer.add(table)
             assembled.between()
         writer.close()
-
-
-def _copy(writer: TableWriter, store: Store, piece: WholeGroup) -> None:
-    """What cannot be copied, for it is damaged or an older version wrote it, is read: that tells which."""
-    try:
-        with store.open(part_files.part_name(piece.part)) as file:
-            writer.copy(Source(file), piece.group, piece.made)
-    except thrift.Damaged:
-        for table in grouped(piece.read()):
-            writer.add(table)
 
 
 def grouped(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:

@@ -6,83 +6,128 @@ is not looked at stays as it was.
 
 from __future__ import annotations
 
-import struct
 from typing import Any
 
 Struct = dict[int, tuple[int, Any]]
 
 TRUE, FALSE, BYTE, I16, I32, I64, DOUBLE, BINARY, LIST, SET, MAP, STRUCT = range(1, 13)
+_DEEPEST = 20  # structs and lists in each other; those of Parquet are nine
+_MOST_BYTES = 10  # of an integer
 
 
 class Damaged(ValueError):
     """What was read is none of this."""
 
 
-def read(data: bytes, at: int = 0) -> tuple[Struct, int]:
-    """The struct that begins there, and where it ends.
+def read(data: bytes, at: int, depth: int) -> tuple[Struct, int]:
+    """The struct that begins there, and where it ends. Lists and structs that are so deep in it are bytes, as they are written.
 
     :raises Damaged: if there is none.
     """
     try:
-        return _struct(data, at)
-    except (IndexError, struct.error) as error:
-        raise Damaged(f"its metadata ends too early: {error}") from None
+        return _struct(data, at, depth)
+    except IndexError:
+        raise Damaged("it ends too early") from None
 
 
-def _struct(data: bytes, at: int) -> tuple[Struct, int]:
+def _struct(data: bytes, at: int, depth: int) -> tuple[Struct, int]:
     found: Struct = {}
     number = 0
     while head := data[at]:
         at += 1
+        kind = head & 15
         if head >> 4:
             number += head >> 4
         else:
             number, at = _integer(data, at)
-        kind = head & 15
-        if kind <= FALSE:
-            found[number] = kind, None
+        if I16 <= kind <= I64:
+            value, at = _integer(data, at)
+        elif TRUE <= kind <= FALSE:
+            value = None
         else:
-            value, at = _value(data, at, kind)
-            found[number] = kind, value
+            value, at = _value(data, at, kind, depth - 1)
+        found[number] = kind, value
     return found, at + 1
 
 
-def _value(data: bytes, at: int, kind: int) -> tuple[Any, int]:
-    if I16 <= kind <= I64:
-        return _integer(data, at)
-    if kind == BINARY:
-        size, at = _varint(data, at)
-        if at + size > len(data):
-            raise IndexError(at)
-        return data[at : at + size], at + size
-    if kind == STRUCT:
-        return _struct(data, at)
-    if kind in (LIST, SET):
-        size, of = data[at] >> 4, data[at] & 15
-        at += 1
-        if size == 15:
-            size, at = _varint(data, at)
+def _value(data: bytes, at: int, kind: int, depth: int) -> tuple[Any, int]:
+    if depth > 0 and kind == STRUCT:
+        return _struct(data, at, depth)
+    if depth > 0 and kind in (LIST, SET):
+        of, size, at = _head_of_list(data, at)
         values = []
         for _ in range(size):
-            value, at = (data[at], at + 1) if of <= BYTE else _value(data, at, of)
+            value, at = _value(data, at, of, depth - 1)
             values.append(value)
         return (of, values), at
-    if kind == DOUBLE:
-        return struct.unpack_from("<d", data, at)[0], at + 8
-    if kind == BYTE:
-        return data[at], at + 1
-    raise Damaged(f"its metadata has a field of the unknown type {kind}")
+    if I16 <= kind <= I64:
+        return _integer(data, at)
+    begin, at = at, _end(data, at, kind, _DEEPEST)
+    if at > len(data):
+        raise IndexError
+    if kind == BINARY:
+        _, begin = _varint(data, begin)
+    return data[begin:at], at
+
+
+def _end(data: bytes, at: int, kind: int, depth: int) -> int:
+    """Where a value ends."""
+    if not depth:
+        raise Damaged("it is nested too deeply")
+    if kind == STRUCT:
+        while head := data[at]:
+            at += 1
+            if head < 16:
+                at = _end_of_integer(data, at)
+            kind = head & 15
+            if I16 <= kind <= I64:
+                at = _end_of_integer(data, at)
+            elif not TRUE <= kind <= FALSE:
+                at = _end(data, at, kind, depth - 1)
+        return at + 1
+    if I16 <= kind <= I64:
+        return _end_of_integer(data, at)
+    if kind == BINARY:
+        size, at = _varint(data, at)
+        return at + size
+    if kind in (LIST, SET):
+        of, size, at = _head_of_list(data, at)
+        for _ in range(size):
+            at = _end(data, at, of, depth - 1)
+        return at
+    if kind in (TRUE, FALSE, BYTE, DOUBLE):
+        return at + (8 if kind == DOUBLE else 1)
+    raise Damaged(f"it has a field of the unknown type {kind}")
+
+
+def _head_of_list(data: bytes, at: int) -> tuple[int, int, int]:
+    """The type of the elements, how many there are, and where they begin."""
+    of, size = data[at] & 15, data[at] >> 4
+    size, at = (size, at + 1) if size < 15 else _varint(data, at + 1)
+    if size > len(data) - at:  # each takes a byte at least
+        raise IndexError
+    return of, size, at
+
+
+def _end_of_integer(data: bytes, at: int) -> int:
+    while data[at] > 127:
+        at += 1
+    return at + 1
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = data[at]
+    byte = data[at]
+    if byte < 128:
+        return byte, at + 1
+    value, shift = byte & 127, 7
+    while byte > 127:
         at += 1
+        byte = data[at]
         value |= (byte & 127) << shift
-        if byte < 128:
-            return value, at
         shift += 7
+        if shift > 7 * _MOST_BYTES:
+            raise Damaged("it has a number that is too long")
+    return value, at + 1
 
 
 def _integer(data: bytes, at: int) -> tuple[int, int]:
@@ -91,35 +136,32 @@ def _integer(data: bytes, at: int) -> tuple[int, int]:
 
 
 def written(fields: Struct) -> bytes:
-    """The reverse of :func:`read`."""
+    """The reverse of :func:`read`, of whatever depth."""
     out = bytearray()
-    _put_struct(out, fields)
+    _put(out, STRUCT, fields)
     return bytes(out)
-
-
-def _put_struct(out: bytearray, fields: Struct) -> None:
-    before = 0
-    for number, (kind, value) in sorted(fields.items()):
-        if number - before < 16:
-            out.append((number - before) << 4 | kind)
-        else:
-            out.append(kind)
-            _put_varint(out, number << 1)
-        before = number
-        if kind > FALSE:
-            _put(out, kind, value)
-    out.append(0)
 
 
 def _put(out: bytearray, kind: int, value: Any) -> None:
     if I16 <= kind <= I64:
-        _put_varint(out, value << 1 if value >= 0 else (-value << 1) - 1)
-    elif kind == BINARY:
-        _put_varint(out, len(value))
+        _put_integer(out, value)
+    elif isinstance(value, bytes):
+        if kind == BINARY:
+            _put_varint(out, len(value))
         out += value
     elif kind == STRUCT:
-        _put_struct(out, value)
-    elif kind in (LIST, SET):
+        before = 0
+        for number, (each, field) in sorted(value.items()):
+            if 0 < number - before < 16:
+                out.append((number - before) << 4 | each)
+            else:
+                out.append(each)
+                _put_integer(out, number)
+            before = number
+            if each > FALSE:
+                _put(out, each, field)
+        out.append(0)
+    else:
         of, values = value
         if len(values) < 15:
             out.append(len(values) << 4 | of)
@@ -127,14 +169,11 @@ def _put(out: bytearray, kind: int, value: Any) -> None:
             out.append(0xF0 | of)
             _put_varint(out, len(values))
         for each in values:
-            if of <= BYTE:
-                out.append(each)
-            else:
-                _put(out, of, each)
-    elif kind == DOUBLE:
-        out += struct.pack("<d", value)
-    else:
-        out.append(value)
+            _put(out, of, each)
+
+
+def _put_integer(out: bytearray, value: int) -> None:
+    _put_varint(out, value << 1 if value >= 0 else (-value << 1) - 1)
 
 
 def _put_varint(out: bytearray, value: int) -> None:
