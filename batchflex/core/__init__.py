@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         StopReason as StopReason,
         StorageError as StorageError,
         Transient as Transient,
+        sole_fault as sole_fault,
     )
     from .events import (
         RULE as RULE,

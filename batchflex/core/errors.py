@@ -221,3 +221,10 @@ class RunFault(AttemptError):
     def because(self, reason: StopReason) -> RunFault:
         self.reason = reason
         return self
+
+
+def sole_fault(error: BaseException) -> BatchflexError | None:
+    """Our own error that task groups have wrapped, if there is nothing else in the group."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error if isinstance(error, BatchflexError) else None

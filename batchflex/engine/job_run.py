@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import anyio.to_thread
 
 from ..config import Job, deadline_s
-from ..core import Emitter, JobError
+from ..core import Emitter, JobError, sole_fault
 from ..endpoint import default_model, resolve_all
 from ..plan import FrameInput, Plan, Prepared, prepare
 from ..storage import Attempt, Folder, RunState, catch_up
 from .engine import Engine
-from .run_lifecycle import Deadline, Execution, sole_fault
+from .run_lifecycle import Deadline, Execution
 from .run_result import Nobody, Observer, Run
 from .workers import OnRow
 

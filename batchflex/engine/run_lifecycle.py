@@ -18,7 +18,6 @@ import anyio.to_thread
 
 from ..config import Job, local
 from ..core import (
-    BatchflexError,
     Emitter,
     Event,
     FolderError,
@@ -29,6 +28,7 @@ from ..core import (
     __version__,
     guarded,
     signals,
+    sole_fault,
 )
 from ..endpoint import LongPrompts, Prices
 from ..plan import CompletionMarker, Plan, Prepared, completion_marker
@@ -72,13 +72,6 @@ class Deadline(NamedTuple):
 
 class _NoTable(Exception):
     """The run ends without a new table of results."""
-
-
-def sole_fault(error: BaseException) -> BatchflexError | None:
-    """Our own error that task groups have wrapped, if there is nothing else in the group."""
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error if isinstance(error, BatchflexError) else None
 
 
 class Execution:

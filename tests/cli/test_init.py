@@ -130,7 +130,7 @@ def test_the_command_that_keeps_it_as_a_job_file_is_printed_and_asks_nothing_aga
     here: Path, endpoint: CountingEndpoint, server: tuple[str, ...]
 ) -> None:
     more = ("--rpm", "6000", "--set", "temperature=0", "--log-file", "x.log", "-q", "--wait", "5m")
-    assert "to keep this" not in called("run", "tickets.csv", *PROMPT, *server, *more).err
+    assert "to keep this" not in called("run", "tickets.csv", *PROMPT, *server, *more, "-o", "quiet").err
     done = called("--debug", "run", "--wait", "tickets.csv", *PROMPT, *server, *[word for word in more if word != "-q"])
     (printed,) = re.findall(r"to keep this as a job file: batchflex (.*)", done.err)
     words = subprocess.run(["sh", "-c", f'printf "%s\\0" {printed}'], capture_output=True, text=True, check=True).stdout
@@ -144,6 +144,7 @@ def test_the_command_that_keeps_it_as_a_job_file_is_printed_and_asks_nothing_aga
         "--set",
         "temperature=0",
     ]
+    assert "to keep this" not in called("run", "tickets.csv", *PROMPT, *server, *more[:-3]).err, "it was said once"
     made = called(*words.split("\0")[:-1])
     assert made.code == 0 and "written: tickets.toml" in made.err
     before = endpoint.stats()["requests"]

@@ -12,13 +12,13 @@ import pytest
 from batchflex.core.types import Usage
 from batchflex.endpoint.concurrency_limit import ConcurrencyLimit, End
 from batchflex.endpoint.cost import Cost
-from batchflex.endpoint.pacer import Pacer
+from batchflex.endpoint.pacer import Allowance, Pacer
 from batchflex.protocol.rate_limit_headers import Limited
 from tests.support.simulation import Batching, Client, Ended, Proxy, Slots, auto
 
 
 def client(server: Slots | Batching | Proxy, **more: Any) -> Client:
-    return Client(server, Pacer(auto()), **more)
+    return Client(server, Pacer(auto(), Allowance(jitter=random.Random(1))), **more)
 
 
 def test_a_fixed_window_stays_whatever_comes() -> None:

@@ -428,14 +428,12 @@ def test_what_was_asked_within_a_limit_is_passed_over_without_it(run: Any, tmp_p
 def test_recovered_answers_are_no_other_plan(run: Any, endpoint: CountingEndpoint, tmp_path: Path) -> None:
     run("--limit", 20)
     folder = Folder(tmp_path / "out")
-    outcomes = part_files.read_part(folder.parts, 1).to_pylist()
+    outcomes = part_files.outcomes(part_files.read_part(folder.parts, 1))
     (folder.path / "parts" / part_files.part_name(1)).unlink()
     folder.results.unlink()
     segment = journal.Journal(folder.journal, 1)
-    fields = Outcome.__struct_fields__
-    for row in outcomes:
-        times = {name: int(row[name].timestamp() * 1e6) for name in ("started_at", "finished_at")}
-        segment.append(Outcome(**{name: row[name] for name in fields} | times))
+    for outcome in outcomes:
+        segment.append(outcome)
     segment.close()
     assert len(writer.unsealed(folder).outcomes) == 20
     endpoint.reset()

@@ -41,15 +41,19 @@ def test_a_part_read_by_polars_and_by_pyarrow_has_what_was_sealed(tmp_path: Path
     path = tmp_path / part_files.part_name(1)
     path.unlink(missing_ok=True)  # of the example before
     part_files.write_part(FolderStore(tmp_path), 1, outcomes)
-    expected = [msgspec.structs.asdict(o) for o in outcomes]
+    in_order = sorted(outcomes, key=lambda o: (o.row, o.sample))
+    expected = [msgspec.structs.asdict(o) for o in in_order]
     for row in expected:
         for name in ("started_at", "finished_at"):
             row[name] = datetime.datetime.fromtimestamp(0, datetime.UTC) + datetime.timedelta(microseconds=row[name])
+        row["response"] = None if row["response"] is None else row["response"].decode("utf-8", "replace")
     by_pyarrow = pq.read_table(path)
-    in_order = sorted(expected, key=lambda row: (row["row"], row["sample"]))
-    assert [{n: row[n] for n in by_pyarrow.column_names} for row in in_order] == by_pyarrow.to_pylist()
+    assert [{n: row[n] for n in by_pyarrow.column_names} for row in expected] == by_pyarrow.to_pylist()
     assert by_pyarrow.to_pylist() == pl.read_parquet(path).to_dicts()
     assert set(by_pyarrow.column_names) == set(Outcome.__struct_fields__)
+    responses = [None if row["response"] is None else row["response"].encode() for row in expected]
+    read_back = part_files.outcomes(part_files.read_part(FolderStore(tmp_path), 1))
+    assert read_back == [msgspec.structs.replace(o, response=r) for o, r in zip(in_order, responses, strict=True)]
 
 
 def test_a_part_is_zstd_with_statistics_on_key_and_id(tmp_path: Path) -> None:
