@@ -245,9 +245,9 @@ def _has_twice(hi: pl.Series, before: Snapshot) -> bool:
     """Whether one of these keys, which are in their order, comes twice, or was there before: then its last answer counts."""
     if (hi == hi.shift(-1)).any():
         return True
-    for earlier in before.keys:
-        near = earlier["hi"].search_sorted(hi).clip(upper_bound=earlier.height - 1)
-        if (earlier["hi"].gather(near) == hi).any():
+    for earlier in (keys["hi"] for keys in before.keys if keys.height):
+        near = earlier.search_sorted(hi).clip(upper_bound=len(earlier) - 1)
+        if (earlier.gather(near) == hi).any():
             return True
     return False
 

@@ -39,10 +39,10 @@ class Stretch(NamedTuple):
 
 
 class Some(NamedTuple):
-    """Some ``stretches`` of a table alone: only these ``parts`` have rows in them. ``size`` is how many sweep points and samples
-    a row has at least."""
+    """A table without the stretches that stay as they are (``but``): only these ``parts`` have rows in the others. ``size`` is
+    how many sweep points and samples a row has at least."""
 
-    stretches: Collection[int]
+    but: Collection[int]
     parts: Collection[int]
     size: tuple[int, int]
 

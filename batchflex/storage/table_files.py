@@ -154,7 +154,7 @@ def _read(folder: Path) -> _Manifest | None:
 
 
 class Kept(NamedTuple):
-    """Files of a table that stay as they are, and which stretches are made anew beside them."""
+    """Files of a table that stay as they are, and what is made anew beside them."""
 
     files: list[TableFile]
     basis: table_reuse.Basis
@@ -178,11 +178,11 @@ def kept(source: table_reuse.Source) -> Kept | None:
         is_same = file.number not in changed and file.layout == source.rows_of(file.number, size)
         if is_same and part_files.is_readable(path / file.name):
             stay.append(file)
-        else:
-            changed.add(file.number)
+    if not stay:
+        return None
     numbers = {int(number) for number in part_files.part_numbers(source.folder.parts) if number > there.basis.last}
     numbers.update(*(file.parts for file in there.files if file not in stay))
-    return Kept(stay, there.basis, Some(changed, numbers, size))
+    return Kept(stay, there.basis, Some([file.number for file in stay], numbers, size))
 
 
 def write(

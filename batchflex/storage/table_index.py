@@ -255,7 +255,7 @@ def of_plan(
         frame = pointed(head, labels)
         frame = place(frame) if number < since else frame
         if only is not None:
-            frame = frame.filter(stretch_of(only.size).is_in(list(only.stretches)))
+            frame = frame.filter(~stretch_of(only.size).is_in(list(only.but)))
         failed = (frame["status"] == "failed").alias("failed")
         heads.append(
             pl.DataFrame([*(frame[name].shrink_dtype() for name in parts.places), failed])

@@ -88,9 +88,10 @@ class Source(NamedTuple):
 
 
 def _digest_of_parts(folder: Folder, last: int) -> str:
-    """By their names: one that was merged is another."""
-    sizes = part_sizes(folder.parts).items()
-    return _digest([(number.name, size) for number, size in sizes if number <= last])
+    """By their names: one that was merged is another. A number is given anew only where the last parts are gone: one id tells."""
+    sizes = [(number, size) for number, size in part_sizes(folder.parts).items() if number <= last]
+    newest = part_files.footer(folder.parts, sizes[-1][0]).id if sizes else ""
+    return _digest([[(number.name, size) for number, size in sizes], newest])
 
 
 def _digest(made_of: object) -> str:

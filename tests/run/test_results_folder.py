@@ -15,9 +15,10 @@ import batchflex
 from batchflex.config.job import Job
 from batchflex.config.loader import build
 from batchflex.core.errors import StorageError
+from batchflex.plan import completion_marker
 from batchflex.report import report
 from batchflex.results import compact, view
-from batchflex.storage import results_table, table_files
+from batchflex.storage import results_table, table_files, table_reuse
 from batchflex.storage.output_folder import Folder
 from batchflex.storage.table_files import ResultsFiles, ScoresFiles
 from tests.support.command_line import called
@@ -216,3 +217,40 @@ def test_a_table_of_the_other_kind_that_a_crash_left_is_removed(endpoint: Counti
     write(tmp_path / "in.jsonl", 12, 13)
     batchflex.run(job(endpoint, tmp_path))
     assert not list(folder.results_folder.glob(".*"))
+
+
+def test_rows_that_move_on_into_a_stretch_of_their_own_stay_in_the_table(
+    endpoint: CountingEndpoint, tmp_path: Path
+) -> None:
+    inbox = tmp_path / "in"
+    inbox.mkdir()
+    of_folder = {"input": {"path": str(inbox), "carry": ["stars"]}}
+    rows = 0
+    for name, more in (("d", 20), ("a", 3), ("b", 10), ("c", 9)):
+        write(inbox / f"{name}.jsonl", rows, rows + more)
+        rows += more
+        run = batchflex.run(job(endpoint, tmp_path, **of_folder))
+        assert run.results()["row"].to_list() == list(range(rows))
+        files_there = sorted(inbox.iterdir())
+        wanted = [json.loads(line)["id"] for path in files_there for line in path.read_text().splitlines()]
+        assert run.results()["id"].to_list() == wanted
+    assert endpoint.stats()["requests"] == rows
+
+
+def test_a_part_that_has_taken_the_number_of_one_that_was_moved_away_is_another(
+    endpoint: CountingEndpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even if it is just as large."""
+    sizes = table_reuse.part_sizes
+    monkeypatch.setattr(table_reuse, "part_sizes", lambda store: dict.fromkeys(sizes(store), 1))
+    for rows in (12, 24):
+        write(tmp_path / "in.jsonl", rows - 12, rows)
+        run = batchflex.run(job(endpoint, tmp_path))
+    (run.out / "parts" / "000002.parquet").rename(tmp_path / "moved.parquet")
+    endpoint.knobs(answer="another")
+    with monkeypatch.context() as patched:
+        patched.setattr(completion_marker, "make", lambda *_, **__: None)
+        batchflex.run(job(endpoint, tmp_path))
+    write(tmp_path / "in.jsonl", 24, 25)
+    run = batchflex.run(job(endpoint, tmp_path))
+    assert run.results()["content"].to_list()[12:] == ["another"] * 13

@@ -24,7 +24,7 @@ from batchflex.core.errors import JobChanged
 from batchflex.core.types import Outcome
 from batchflex.engine import retry_rows
 from batchflex.results import compact, refresh, view
-from batchflex.storage import FolderStore, part_files
+from batchflex.storage import FolderStore, ResultsFiles, part_files
 from batchflex.storage.output_folder import Folder
 from tests.support import oracle
 from tests.support.agreement_case import Input
@@ -39,6 +39,7 @@ class Walk:
 
     def __init__(self, seed: int, folder: Path, endpoint: CountingEndpoint) -> None:
         self.random = random.Random(seed)
+        self.as_folder = seed % 4 in (1, 2)  # what the table of results is
         self.folder, self.out, self.endpoint = folder, folder / "out", endpoint
         self.told: list[str] = []
         self._texts = 0
@@ -141,7 +142,7 @@ class Walk:
     def _check_carried(self, judged: Judged) -> None:
         """Which of equal requests an answer belongs to is left open."""
         rows, places = self.input.rows, judged.places()
-        for row in pq.read_table(self.out / "results.parquet", columns=["key", oracle.CARRIED]).to_pylist():
+        for row in self._table():
             if row["key"] in places:
                 there = {rows[at][oracle.CARRIED] for at, _ in places[row["key"]]}
                 assert row[oracle.CARRIED] in there, "the input has something else to carry now"
@@ -220,7 +221,7 @@ class Walk:
     def job(self, on_change: str = "stop", **limits: Any) -> Job:
         aged(*self.input.folder.iterdir())
         tables = self.setting.tables(self.input.path, self.out, self.endpoint.base_url)
-        tables["job"]["on_change"] = on_change
+        tables["job"] |= {"on_change": on_change, "results": "folder" if self.as_folder else "file"}
         tables["limits"] |= limits
         tables["journal"] = {"seal_rows": self.random.choice([2, 3, 1_000])}
         return build(tables)
@@ -338,8 +339,13 @@ class Walk:
             self._check_table(judged)
         return ""
 
+    def _table(self) -> list[dict[str, Any]]:
+        table = ResultsFiles(Folder(self.out))
+        assert table.is_of_kind(as_folder=self.as_folder)
+        return [row for path in table.paths for row in pq.read_table(path).to_pylist()]
+
     def _check_table(self, judged: Judged) -> None:
-        rows = pq.read_table(self.out / "results.parquet").to_pylist()
+        rows = self._table()
         self.shown = {(row["key"], row["status"], row["content"]) for row in rows}
         assert self.shown == judged.table()
         assert len(self.shown) == len(rows), "a key comes twice"
@@ -413,7 +419,8 @@ class Walk:
     def forget(self) -> str:
         """What CONTRACT.md says may be deleted."""
         name = self.random.choice(["inputs.jsonl", "run.json", "results.parquet", "standing.bin"])
-        if name == "results.parquet" and self.shown is not None:
+        name = "results-table.json" if self.as_folder and name == "results.parquet" else name
+        if name.startswith("results") and self.shown is not None:
             return "no: the view is not promised to be the table"
         (self.out / name).unlink(missing_ok=True)
         return name

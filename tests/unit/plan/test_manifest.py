@@ -645,6 +645,22 @@ def test_a_last_row_that_fails_is_not_asked_more_often_than_others(
     assert [len(night(job_of(tmp_path, **twice), fails=fails)[1]) for fails in ([1], [0], [0], [0])] == [2, 1, 1, 0]
 
 
+def test_a_folder_in_which_every_row_failed_is_written_down_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshot, "WORTH_ROWS", 1)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "1.jsonl").write_text(rows_of(range(5)))
+    once = {"job": {"retry_failed": 1}}
+    night(job_of(tmp_path, **once), fails=range(5))
+    for new in "ab":
+        (tmp_path / "in" / f"{new}.jsonl").write_text(rows_of([new]))
+        found = prepare(job := job_of(tmp_path, **once), Plan(job), Folder(job.out))
+        assert found.snapshot is not None
+        night(job_of(tmp_path, **once))
+    assert table(tmp_path).height == 7
+
+
 def test_where_answers_are_is_not_taken_from_another_file_than_the_snapshot_was_made_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
