@@ -54,7 +54,7 @@ _FIELDS, _VOID = b"batchflex.parsed_kinds", b"batchflex.void"
 STANDS_FOR, _ID = b"batchflex.stands_for", b"batchflex.id"
 _ZERO = {"reasks"}  # 0, not null, in parts of versions that did not have it
 GROUP_ROWS = 2_000  # of a row group: what is read at once to make the table
-WHOLE_ROWS, _MOST_GROUP_ROWS, _GROUP_BYTES = 1_000, 10_000, 8 << 20  # of one that the table takes as it is
+WHOLE_ROWS, _MOST_GROUP_ROWS, _GROUP_BYTES = 1_000, 10_000, 16 << 20  # of one that the table takes as it is
 _VARIED = {
     "id",
     "row",
