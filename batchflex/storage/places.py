@@ -58,6 +58,11 @@ def stretch_of(size: tuple[int, int]) -> pl.Expr:
     return place_of(size) // STRETCH_ROWS
 
 
+def stretches_at(places: pl.Series) -> pl.Series:
+    """The numbers of the stretches that these :func:`place_of` are in."""
+    return places // STRETCH_ROWS
+
+
 def pointed(head: pl.DataFrame, labels: Sequence[str]) -> pl.DataFrame:
     """With the sweep points as their numbers; one that is none of ``labels`` has the next. The order of its variables says
     nothing about what a point is."""

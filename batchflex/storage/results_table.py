@@ -22,7 +22,7 @@ from . import carried_columns, parsed_columns, part_files, part_index
 from .carried_updates import CarriedUpdates
 from .files import replaced, storing
 from .part_files import COLUMNS
-from .places import STRETCH_ROWS, Pieces, Some, Stretch, WholeGroup
+from .places import Pieces, Some, Stretch, WholeGroup, stretches_at
 from .results_columns import ResultsLayout, layout_of
 from .row_groups import Source, TableWriter
 from .store import Store
@@ -156,7 +156,7 @@ def assemble(
         """So that the digests of those in which nothing has changed stay, they hold no part that came elsewhere."""
         if only is not None and not len(index):
             return []
-        numbers = index["place"] // STRETCH_ROWS
+        numbers = stretches_at(index["place"])
         begins = [0, *((numbers != numbers.shift(1)).arg_true().to_list() if len(numbers) else [])]
         found = []
         for begin, end in itertools.pairwise([*dict.fromkeys(begins), len(numbers)]):
