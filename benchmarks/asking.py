@@ -148,7 +148,7 @@ def tls(shop: Workshop) -> list[Figure]:
 
 
 def stall(shop: Workshop) -> list[Figure]:
-    """How late the event loop calls back what is due every 5 ms."""
+    """How late the event loop calls back what is due every 5 ms, and how long the end of the run takes."""
     rows = shop.size(_MILLION)
     source, said = shop.rows(rows), shop.folder / "stalls.json"
     script = str(Path(__file__).with_name("stalls.py"))
@@ -170,4 +170,6 @@ def stall(shop: Workshop) -> list[Figure]:
         figure("the same, its own", "asking", "longest_cpu_ms", note=own_cpu),
         figure("99.9 %", "asking", "p999_ms"),
         figure("longest while the table is made", "table", "longest_ms"),
-    ]
+        Figure("from the last answer to the end, table and all", "s", [each["ending_s"] for each in seen], 2,
+               target=target.name),
+    ]  # fmt: skip

@@ -3,7 +3,8 @@
     python benchmarks/stalls.py REQUESTS.jsonl BASE_URL OUT CONCURRENCY
 
 Prints one line of JSON: for the time while rows are asked (``asking``) and after (``table``) the longest lateness in ms, the
-longest time that the loop's thread itself computed in such a gap, and the 99.9th percentile of lateness.
+longest time that the loop's thread itself computed in such a gap, and the 99.9th percentile of lateness; and how long the run
+went on after the last answer (``ending_s``).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class Watch:
     """Observes a run as the progress bar does, and so is called on its event loop."""
 
     def __init__(self) -> None:
-        self.phase = "asking"
+        self.phase, self.asked = "asking", time.perf_counter()
         self.late = {"asking": array("d"), "table": array("d")}
         self.computed = {"asking": array("d"), "table": array("d")}
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -34,8 +35,8 @@ class Watch:
 
     def tick(self, tally: Any) -> None:
         self._begin()
-        if tally.planned is not None and tally.done >= tally.planned:
-            self.phase = "table"
+        if self.phase == "asking" and tally.planned is not None and tally.done >= tally.planned:
+            self.phase, self.asked = "table", time.perf_counter()
 
     def _begin(self) -> None:
         if self._loop is None:
@@ -75,7 +76,7 @@ def main() -> None:
     }
     watch = Watch()
     ended = batchflex.run(job, observer=watch)
-    print(json.dumps(watch.report()))
+    print(json.dumps(watch.report() | {"ending_s": time.perf_counter() - watch.asked}))
     sys.exit(ended.exit_code)
 
 

@@ -41,7 +41,7 @@ PURE = {
         "notify_sections parameter_tables partial_job path_variables run_outcomes score_sections secrets_check sections "
         "settings sweep sweep_checks"
     ),
-    "storage": "carried_columns parsed_columns record model_substitutes positions",
+    "storage": "carried_columns parsed_columns places record model_substitutes positions thrift",
     "plan": "encodings file_filters frame_input planner prefix_order row_prompts sharegpt template",
     "endpoint": (
         "circuit_breaker concurrency_limit cost key_slots model_list pacer price_list "

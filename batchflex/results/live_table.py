@@ -22,6 +22,7 @@ from ..storage import (
     declared,
     part_files,
     part_index,
+    places,
     results_table,
     writer,
 )
@@ -99,7 +100,7 @@ def assemble(folder: Folder, planned: pl.DataFrame | None = None) -> results_tab
         job.sweep.variables,
         labels,
         planned,
-        results_table.ALL,
+        places.ALL,
         unsealed.outcomes,
         declared(job.schemas),
         void=unsealed.void,
@@ -134,7 +135,7 @@ def last_answers(folder: Folder, labels: Sequence[str]) -> pl.DataFrame:
         part_files.part_numbers(folder.parts), part_index.read_keys(folder.parts, ["point"]), strict=True
     ):
         place = {"part": pl.lit(int(part), dtype=pl.Int64), "at": pl.int_range(pl.len(), dtype=pl.Int64)}
-        frames.append(results_table.pointed(frame, labels).with_columns(**place))
+        frames.append(places.pointed(frame, labels).with_columns(**place))
     return part_index.last_of_each(pl.concat(frames))
 
 

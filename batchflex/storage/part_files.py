@@ -54,7 +54,7 @@ _FIELDS, _VOID = b"batchflex.parsed_kinds", b"batchflex.void"
 STANDS_FOR, _ID = b"batchflex.stands_for", b"batchflex.id"
 _ZERO = {"reasks"}  # 0, not null, in parts of versions that did not have it
 GROUP_ROWS = 2_000  # of a row group: what is read at once to make the table
-_MOST_GROUP_ROWS, _GROUP_BYTES = 10_000, 8 << 20  # of one that the table takes as it is
+WHOLE_ROWS, _MOST_GROUP_ROWS, _GROUP_BYTES = 1_000, 10_000, 16 << 20  # of one that the table takes as it is
 _VARIED = {
     "id",
     "row",
@@ -68,8 +68,9 @@ _VARIED = {
     "slot",
     "position",
 }
+WITH_STATISTICS = ["id", "row", "key", "status"]  # in the table, too
 WRITING: dict[str, Any] = {
-    "compression": "zstd", "write_statistics": ["key", "id", "row"], "write_page_checksum": True,
+    "compression": "zstd", "write_statistics": WITH_STATISTICS, "write_page_checksum": True,
     "use_dictionary": [name for name in PART_SCHEMA.names if name not in _VARIED],
 }  # fmt: skip
 _AT_ONCE, _PIECE, _HELD = 200, 1_000, 3_000  # rows
@@ -216,18 +217,19 @@ def _texts(column: pa.ChunkedArray, between: Callable[[], None]) -> Iterator[str
 
 
 def _groups(table: pa.Table) -> Iterator[tuple[int, int]]:
-    """Where row groups begin and end. A long stretch of rows without a gap is apart, for the table takes it as it is. Pure."""
+    """Where row groups begin and end. Long stretches of rows without a gap are apart, for the table takes them as they are.
+    Pure."""
     row, sample = (table[name].to_numpy() for name in ("row", "sample"))
     step = np.diff(row)
     follows = np.where(step == 0, np.diff(sample), step * (sample[1:] == 0)) == 1
     bounds = np.flatnonzero(np.concatenate([[True], ~follows, [True]])).tolist() if len(table) else []
-    begin, end = max(itertools.pairwise(bounds), key=lambda stretch: stretch[1] - stretch[0], default=(0, 0))
-    if end - begin < GROUP_ROWS:
-        begin = end
     each = min(_MOST_GROUP_ROWS, max(GROUP_ROWS, len(table) * _GROUP_BYTES // max(1, table.nbytes)))
-    for first, last, most in ((0, begin, GROUP_ROWS), (begin, end, each), (end, len(table), GROUP_ROWS)):
-        for at in range(first, last, most):
-            yield at, min(at + most, last)
+    at = 0
+    for begin, end in [*itertools.pairwise(bounds), (len(table), len(table))]:
+        if end - begin >= WHOLE_ROWS or begin == end:
+            for first, last, most in ((at, begin, GROUP_ROWS), (begin, end, each)):
+                yield from ((row, min(row + most, last)) for row in range(first, last, most))
+            at = end
 
 
 def metadata(footer: Footer) -> dict[bytes, bytes]:
@@ -295,13 +297,13 @@ def read_part(store: Store, number: int, columns: list[str] | None = None) -> pa
         return _whole(file.read(columns=columns, use_threads=columns is None), columns)  # threads cost more for a few
 
 
-def read_group(store: Store, number: int, group: int) -> pa.Table:
-    """A row group of a part.
+def read_group(store: Store, number: int, group: int, columns: list[str] | None = None) -> pa.Table:
+    """A row group of a part, or some of its columns.
 
     :raises FolderError: if it is damaged.
     """
     with opened(store, number) as file:
-        return _whole(file.read_row_group(group, use_threads=False))
+        return _whole(file.read_row_group(group, columns=columns, use_threads=False), columns)
 
 
 def read_rows(

@@ -9,7 +9,23 @@ import msgspec
 import polars as pl
 import pyarrow as pa
 
+ALL = 2**31  # beyond the number of every part
+# Of the plan, whose results are one file where the table is a folder: the last is made each night.
+STRETCH_ROWS = 250_000
 _encode_sorted = msgspec.json.Encoder(order="sorted").encode
+
+
+class WholeGroup(NamedTuple):
+    """Rows of a table that are a row group of a part, in its order: ``made`` are the columns that are others than there,
+    ``read`` gives all of them."""
+
+    part: int
+    group: int
+    made: pa.Table
+    read: Callable[[], Iterator[pa.Table]]
+
+
+Pieces = Iterator[pa.Table | WholeGroup]
 
 
 class Stretch(NamedTuple):
@@ -20,7 +36,7 @@ class Stretch(NamedTuple):
     name: str
     rows: int
     parts: list[int]
-    batches: Callable[[], Iterator[pa.Table]]
+    pieces: Callable[[], Pieces]
 
 
 class Some(NamedTuple):
@@ -36,6 +52,16 @@ def place_of(size: tuple[int, int]) -> pl.Expr:
     """One number for row, sweep point and sample, where a row has so many sweep points and samples."""
     row, point, sample = (pl.col(name).cast(pl.UInt64) for name in ("row", "point", "sample"))
     return (row * size[0] + point) * size[1] + sample
+
+
+def stretch_of(size: tuple[int, int]) -> pl.Expr:
+    """The number of the stretch that a row, sweep point and sample are in."""
+    return place_of(size) // STRETCH_ROWS
+
+
+def stretches_at(places: pl.Series) -> pl.Series:
+    """The numbers of the stretches that these :func:`place_of` are in."""
+    return places // STRETCH_ROWS
 
 
 def pointed(head: pl.DataFrame, labels: Sequence[str]) -> pl.DataFrame:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import itertools
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,38 +16,35 @@ from typing import Any, NamedTuple
 import msgspec
 import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from ..core import Outcome, SortedKeys, raw
+from ..core import Outcome, raw
 from . import carried_columns, parsed_columns, part_files, part_index
-from .carried_updates import OWN, CarriedUpdates
+from .carried_updates import CarriedUpdates
 from .files import replaced, storing
 from .part_files import COLUMNS
-from .places import Some, Stretch, place_of, pointed as pointed
+from .places import Pieces, Some, Stretch, WholeGroup, stretches_at
 from .results_columns import ResultsLayout, layout_of
+from .row_groups import Source, TableWriter
 from .store import Store
-from .void_failures import Void
+from .table_index import PartRows, by_keys, of_history, of_plan
+from .thrift import Damaged
 
 _WINDOW_ROWS = 4_000
 _WINDOW_BYTES = 10 << 20
-_CACHE_BYTES = 16 << 20
 _GROUP_ROWS = 50_000
-_PENDING = 2**31 - 1  # stands for the number of a part that is not written yet
-ALL = _PENDING + 1  # beyond the number of every part
-STRETCH_ROWS = (
-    250_000  # of the plan, whose results are one file where the table is a folder: the last is made each night
-)
 
 
 class Assembled(NamedTuple):
     """A results table, to be made window by window. Its ``metadata`` has a digest of all that it depends on, and the identity of
-    the parts that it is made of. The ``stretches`` are all of it, piece by piece; ``how`` is a digest of what all of them depend
-    on, beside the answers, and ``size`` how many sweep points and samples a row has. ``between`` is called between the steps of
-    making it, and may raise to end this."""
+    the parts that it is made of. ``batches`` are all of it, ``pieces`` the same for whoever writes it; so are the ``stretches``
+    together. ``how`` is a digest of what all of them depend on, beside the answers, and ``size`` how many sweep points and
+    samples a row has. ``between`` is called between the steps of making it, and may raise to end this."""
 
+    store: Store
     layout: ResultsLayout
     rows: int
     batches: Iterator[pa.Table]
+    pieces: Pieces
     metadata: dict[bytes, bytes]
     stretches: Callable[[], list[Stretch]]
     how: str
@@ -89,13 +85,13 @@ def assemble(
     that while they are sorted, and twice the largest row group; with updates by 12 bytes a row and 28 an update more.
     """
     updates = updates if updates is not None and len(updates) else None
-    tables = _Parts(store, pending, void, between, updates, None if only is None else only.parts)
+    tables = PartRows(store, pending, void, between, updates, None if only is None else only.parts)
     if positions is not None:
-        places = _of_plan(tables, labels, positions.columns, positions.place, since, only)
+        places = of_plan(tables, labels, positions.columns, positions.place, since, only)
     elif planned is not None:
-        places = _of_plan(tables, labels, ["key"], _by_keys(planned), since)
+        places = of_plan(tables, labels, ["key"], by_keys(planned), since)
     else:
-        places = _of_history(tables, labels)
+        places = of_history(tables, labels)
     foreign = tables.points.difference(labels) if planned is None and positions is None else ()
     carrying = None if updates is None else tables.carrying(updates, places.index)
     shape = layout_of(tables.footers.values(), variables, foreign, pending, declared or {}, carrying)
@@ -113,6 +109,29 @@ def assemble(
                 if updates is not None:
                     table = updates.applied(table, places.index["carried"].slice(at + begin, table.num_rows))
                 yield _finish(table, rows, points, labels, shape)
+
+    def pieces(first: int, end: int) -> Pieces:
+        at = first
+        for begin, group in tables.whole_groups(places.index["where"].slice(first, end - first)):
+            yield from grouped(batches(at, first + begin))
+            number, there, size = tables.group(group)
+            at = first + begin + size
+            made_anew = made(first + begin, size, number, there)
+            yield WholeGroup(number, there, made_anew, functools.partial(batches, at - size, at))
+        yield from grouped(batches(at, end))
+
+    def made(begin: int, size: int, number: int, group: int) -> pa.Table:
+        """What the table has otherwise than a row group that is taken as it is."""
+        rows, points = places.of(begin, size)
+        arrays = [rows.to_arrow()]
+        if wanted := [name for name, side in zip(_SIDES, shape.sides, strict=True) if side]:
+            table = part_files.read_group(store, number, group, wanted)
+            if updates is not None and "carry" in wanted:
+                table = updates.applied(table, places.index["carried"].slice(begin, size))
+            arrays += _sides(table, points, labels, shape)
+        return pa.Table.from_arrays(
+            arrays, schema=pa.schema([shape.schema.field("row"), *list(shape.schema)[len(COLUMNS) :]])
+        )
 
     identity = part_files.identity(store)
     known = [
@@ -137,7 +156,7 @@ def assemble(
         """So that the digests of those in which nothing has changed stay, they hold no part that came elsewhere."""
         if only is not None and not len(index):
             return []
-        numbers = index["place"] // STRETCH_ROWS
+        numbers = stretches_at(index["place"])
         begins = [0, *((numbers != numbers.shift(1)).arg_true().to_list() if len(numbers) else [])]
         found = []
         for begin, end in itertools.pairwise([*dict.fromkeys(begins), len(numbers)]):
@@ -148,12 +167,13 @@ def assemble(
             digest = _digest([*alike, sources], here)
             number, parts = int(numbers[begin]) if end > begin else 0, [source[0] for source in sources]
             name = f"{number:06d}-{digest.decode()[:16]}"
-            found.append(Stretch(number, name, end - begin, parts, functools.partial(batches, begin, end)))
+            found.append(Stretch(number, name, end - begin, parts, functools.partial(pieces, begin, end)))
         return found
 
-    whole = batches(0, places.index.height)
-    how = _digest(alike, index.clear()).decode()
-    return Assembled(shape, places.index.height, whole, made_of, stretches, how, places.size, between)
+    height, how = places.index.height, _digest(alike, index.clear()).decode()
+    return Assembled(
+        store, shape, height, batches(0, height), pieces(0, height), made_of, stretches, how, places.size, between
+    )
 
 
 def write_results(path: Path, assembled: Assembled) -> None:
@@ -162,15 +182,24 @@ def write_results(path: Path, assembled: Assembled) -> None:
     :raises StorageError: if it cannot be written; an older one stays as it is.
     """
     schema = assembled.schema.with_metadata(assembled.metadata)
-    statistics = ["id", "row", "key", "status"]
-    with (
-        storing(path),
-        replaced(path) as stream,
-        pq.ParquetWriter(stream, schema, compression="zstd", write_statistics=statistics) as writer,
-    ):
-        for group in grouped(assembled.batches):
-            writer.write_table(group.replace_schema_metadata(assembled.metadata))
+
+    @functools.lru_cache(1)
+    def source(part: int) -> Source:
+        return Source(functools.partial(assembled.store.open, part_files.part_name(part)))
+
+    with storing(path), replaced(path) as stream:
+        writer = TableWriter(stream, schema, compression="zstd", write_statistics=part_files.WITH_STATISTICS)
+        for piece in assembled.pieces:
+            if not isinstance(piece, WholeGroup):
+                writer.add(piece)
+            else:
+                try:
+                    writer.copy(source(piece.part), piece.group, piece.made)
+                except Damaged:  # or an older version wrote it: reading tells
+                    for table in grouped(piece.read()):
+                        writer.add(table)
             assembled.between()
+        writer.close()
 
 
 def grouped(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
@@ -192,259 +221,27 @@ def _digest(known: list[Any], index: pl.DataFrame) -> bytes:
     return digest.hexdigest().encode()
 
 
-class _Parts:
-    """Parts by number, their row groups being read as they are needed and the last few kept in memory; outcomes not sealed
-    yet count as the last.
-
-    ``where`` a row is, is its number among the rows of all parts, in the order of the parts.
-    """
-
-    def __init__(
-        self,
-        store: Store,
-        pending: Sequence[Outcome],
-        void: Collection[str],
-        between: Callable[[], None],
-        updates: CarriedUpdates | None,
-        only: Collection[int] | None = None,
-    ) -> None:
-        self._store = store
-        self._between = between
-        self._updates = updates
-        self._only = only
-        self.has_updates = updates is not None
-        self.places = _PLACE | _CARRIED if self.has_updates else _PLACE  # the columns that tell of a row's place
-        self._void = Void(store, void)
-        self._reading = store.reading()
-        self.footers: dict[int, part_files.Footer] = {
-            number: part_files.footer(store, number) for number in part_files.part_numbers(store)
-        }
-        self._pending = part_files.to_table(pending)
-        if rows := self._pending.num_rows:
-            self.footers[_PENDING] = part_files.Footer({}, pa.schema([]), {}, self._pending.nbytes, [rows])
-        self.points: set[str] = set()
-        self._groups: list[tuple[int, int]] = []  # part and row group
-        self._begins: list[int] = []
-        self._row_bytes: list[int] = []
-        self._cache: OrderedDict[int, pa.Table] = OrderedDict()
-
-    def heads(self, columns: Callable[[int], list[str]]) -> Iterator[tuple[int, pl.DataFrame]]:
-        """For each part: its number and some of its columns, as :func:`part_index.head` gives them, with ``where`` each row is,
-        and which entry of the updates it has (``carried``), if there are any. Failures that are void are left out. To be called
-        once.
-        """
-        end = 0
-        for number, footer in self.footers.items():
-            self._between()
-            first = end
-            for group, rows in enumerate(footer.groups):
-                self._groups.append((number, group))
-                self._begins.append(end)
-                self._row_bytes.append(footer.size // max(1, sum(footer.groups)))
-                end += rows
-            if self._only is not None and number not in self._only:
-                continue
-            wanted = columns(number) if self._updates is None else [*dict.fromkeys(["key", *columns(number)])]
-            if is_pending := number == _PENDING:
-                table = self._pending.select(wanted)
-            else:
-                table = part_files.read_part(self._store, number, wanted)
-            frame = part_index.head(table).with_columns(where=pl.int_range(first, end, dtype=pl.UInt32))
-            if self._updates is not None:
-                frame = frame.with_columns(self._updates.entries(frame))
-            self.points.update(frame["point"].unique())
-            gone = None if is_pending else self._void.among(number, frame["status"])
-            yield number, frame if gone is None else frame.filter(~gone)
-
-    def located(self, where: pl.Series) -> pl.DataFrame:
-        """For each row in which row group it is (``group``, counted from 0 over all parts) and where there (``at``)."""
-        begins = pl.Series(self._begins, dtype=pl.UInt32)
-        group = begins.search_sorted(where, "right") - 1
-        return pl.DataFrame({"group": group, "at": where - begins.gather(group)})
-
-    def numbers(self, where: pl.Series) -> list[int]:
-        """The parts that rows are in; not what is pending."""
-        groups = self.located(where)["group"].unique()
-        return sorted({self._groups[group][0] for group in groups} - {_PENDING})
-
-    def sources(self, where: pl.Series) -> list[tuple[int, int, str]]:
-        """The parts that rows are in: their numbers, sizes in memory and ids."""
-        footers = [(number, self.footers[number]) for number in self.numbers(where)]
-        return [(int(number), footer.size, footer.id) for number, footer in footers]
-
-    def carrying(self, updates: CarriedUpdates, index: pl.DataFrame) -> list[part_files.Footer]:
-        """What tells the kinds and types of the carried columns: the updates that rows have, and the parts with rows that have
-        none. Where some rows of a part have one, only the others count, if that could make a difference."""
-        is_own = index["carried"] == OWN
-        own, updated = index["where"].filter(is_own).sort(), index["where"].filter(~is_own)
-        numbers, mixed = self.numbers(own), {*self.numbers(updated)}
-        current = updates.described(index["carried"].filter(~is_own))
-        found = [current, *(self.footers[number] for number in numbers)]
-        whole = part_files.together(found)
-        is_sure = all(
-            name in current.kinds and (name in whole.types.names or len({*kinds} - {"null"}) < 2)
-            for name, kinds in whole.kinds.items()
-        )
-        if is_sure:
-            return found
-        looked_at = {number: self._described(number, own) for number in numbers if number in mixed}
-        return [current, *(looked_at.get(number) or self.footers[number] for number in numbers)]
-
-    def _described(self, number: int, where: pl.Series) -> part_files.Footer:
-        """What the carried columns of some rows of a part hold; ``where`` they are, in order, rows of other parts among them."""
-        begin = next(self._begins[at] for at, (part, _) in enumerate(self._groups) if part == number)
-        footer = self.footers[number]
-        first, end = (int(where.search_sorted(bound)) for bound in (begin, begin + sum(footer.groups)))
-        at = where[first:end].to_numpy().astype("int64") - begin
-        found = part_files.Footer({}, pa.schema([]), {})
-        for table in part_files.read_rows(self._store, number, at, ["carry"]):
-            self._between()
-            kinds, types = carried_columns.describe(table.column("carry").to_pylist(), footer.types)
-            found = part_files.together([found, part_files.Footer(kinds, types, {})])
-        return found
-
-    def size(self, wanted: pl.DataFrame) -> int:
-        """About how much memory the rows of a window take, in bytes."""
-        return int(pl.Series(self._row_bytes, dtype=pl.Int64).gather(wanted["group"]).sum())
-
-    def gather(self, wanted: pl.DataFrame) -> pa.Table:
-        """The rows of a window, in its order; ``wanted`` has ``group`` and ``at`` of each."""
-        pieces, orders = [], []
-        for rows in wanted.with_row_index("order").partition_by("group", maintain_order=True):
-            pieces.append(part_files.taken(self._load(rows["group"][0]), rows["at"].to_numpy()))
-            orders.append(rows["order"])
-        return part_files.taken(pa.concat_tables(pieces), pl.concat(orders).arg_sort().to_numpy())
-
-    def _load(self, group: int) -> pa.Table:
-        number, at = self._groups[group]
-        if number == _PENDING:
-            return self._pending
-        if group not in self._cache:
-            footer = self.footers[number]
-            size = footer.size * footer.groups[at] // max(1, sum(footer.groups))
-            while self._cache and size + sum(t.nbytes for t in self._cache.values()) > _CACHE_BYTES:
-                self._cache.popitem(last=False)
-            self._cache[group] = part_files.read_group(self._store, number, at)
-        self._cache.move_to_end(group)
-        return self._cache[group]
-
-
-class _Places:
-    """The rows of a table in their order: ``place``, one number for row, sweep point and sample, ``where`` each is, and its
-    ``carried`` if there are updates.
-
-    Of what comes twice at one place the last that is not ``failed`` counts, unless ``all``. ``has_updates`` tells that there are
-    some. The list of ``frames`` is emptied,
-    so that they do not stay in memory beside the index.
-    """
-
-    def __init__(
-        self,
-        frames: list[pl.DataFrame],
-        *,
-        all: bool = False,
-        has_updates: bool = False,
-        size: tuple[int, int] = (1, 1),
-    ) -> None:
-        self._points, self._samples = (
-            max(least, *(int(frame[name].max() or 0) + 1 for frame in frames), 1)  # type: ignore[arg-type]
-            for name, least in zip(("point", "sample"), size, strict=True)
-        )
-        place = place_of(self.size)
-        columns = pl.Schema({"place": pl.UInt64, "where": pl.UInt32} | (_CARRIED if has_updates else {}))
-        for number, frame in enumerate(frames):
-            answered = pl.lit(0) if all else (~pl.col("failed")).cast(pl.UInt64)
-            frames[number] = frame.select((place * 2 + answered).alias("place"), *([*columns][1:])).cast(columns)
-        index = _concat(frames, dict(columns)).sort("place", maintain_order=True)
-        index = index.with_columns(pl.col("place") // 2)
-        twice = index["place"] == index["place"].shift(-1)
-        self.index = index if all or not twice.any() else index.filter(~twice.fill_null(False))
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """How many places a row has: sweep points and samples."""
-        return self._points, self._samples
-
-    def of(self, begin: int, length: int) -> tuple[pl.Series, pl.Series]:
-        """Row and sweep point of some rows of the table."""
-        place = self.index["place"].slice(begin, length)
-        each = self._points * self._samples
-        return (place // each).cast(pl.Int64), (place % each // self._samples).cast(pl.Int32)
-
-
-def stretch_of(size: tuple[int, int]) -> pl.Expr:
-    """The number of the stretch that a row, sweep point and sample are in."""
-    return place_of(size) // STRETCH_ROWS
-
-
-_PLACE: dict[str, Any] = {"row": pl.Int64, "point": pl.Int32, "sample": pl.Int32, "where": pl.UInt32}
-_CARRIED: dict[str, Any] = {"carried": pl.UInt32}
-_KEY: dict[str, Any] = {"hi": pl.UInt64, "lo": pl.UInt64}
-_SLOT: dict[str, Any] = {"slot_hi": pl.UInt64, "slot_lo": pl.UInt64}
-
-
-def _of_history(parts: _Parts, labels: Sequence[str]) -> _Places:
-    """All answers; a sweep point that is none of ``labels`` comes last."""
-    columns = ["key", "slot", "row", "sample", "point", "status"]
-    heads = [pointed(head, labels) for _, head in parts.heads(lambda number: columns)]
-    whole = part_index.last_of_each(_concat(heads, _KEY | _SLOT | parts.places)).drop("hi", "lo")
-    whole = part_index.last_of_each(whole.sort("where").rename({"slot_hi": "hi", "slot_lo": "lo"}))
-    return _Places([whole.sort("where")], all=True, has_updates=parts.has_updates)
-
-
-def _of_plan(
-    parts: _Parts,
-    labels: Sequence[str],
-    columns: Sequence[str],
-    place: Callable[[pl.DataFrame], pl.DataFrame],
-    since: int,
-    only: Some | None = None,
-) -> _Places:
-    """Answers in parts numbered below ``since`` are where ``place`` puts them, by these ``columns``; it leaves out those that
-    are not in the plan. Others are where they say themselves."""
-    heads = []
-    own = ["row", "sample", "point", "status"]
-    for number, head in parts.heads(lambda number: [*own, *columns] if number < since else own):
-        frame = pointed(head, labels)
-        frame = place(frame) if number < since else frame
-        if only is not None:
-            frame = frame.filter(~stretch_of(only.size).is_in(list(only.but)))
-        failed = (frame["status"] == "failed").alias("failed")
-        heads.append(
-            pl.DataFrame([*(frame[name].shrink_dtype() for name in parts.places), failed])
-        )  # a third of the memory
-    return _Places(heads, has_updates=parts.has_updates, size=(1, 1) if only is None else only.size)
-
-
-def _by_keys(planned: pl.DataFrame) -> Callable[[pl.DataFrame], pl.DataFrame]:
-    keys, places = SortedKeys(planned), planned.select("row", pl.col("point").cast(pl.Int32))
-
-    def place(frame: pl.DataFrame) -> pl.DataFrame:
-        at = pl.Series(keys.find(frame), dtype=pl.Int64)
-        return frame.filter(at >= 0).with_columns(places[at.filter(at >= 0)].get_columns())
-
-    return place
-
-
-def _concat(frames: list[pl.DataFrame], schema: dict[str, Any]) -> pl.DataFrame:
-    """The frames as one; the list is emptied, so that they do not stay in memory beside it."""
-    whole = pl.concat([pl.DataFrame(schema=schema), *(frame.select(list(schema)) for frame in frames)])
-    frames.clear()
-    return whole.rechunk()
-
-
 def _finish(
     table: pa.Table, rows: pl.Series, points: pl.Series, labels: Sequence[str], shape: ResultsLayout
 ) -> pa.Table:
     """The columns of the results, with these row numbers and sweep points."""
     arrays = [rows.to_arrow() if name == "row" else table.column(name) for name in COLUMNS]
+    return pa.Table.from_arrays([*arrays, *_sides(table, points, labels, shape)], schema=shape.schema)
+
+
+_SIDES = ("point", "carry", "parsed")  # what the columns beside the fixed ones are made of
+
+
+def _sides(table: pa.Table, points: pl.Series, labels: Sequence[str], shape: ResultsLayout) -> list[pa.Array]:
+    """The columns beside the fixed ones."""
     now = map(dict(enumerate(labels)).get, points.to_list())  # None of a point that the job does not have
-    objects: dict[str, Callable[[list[Any]], Iterable[dict[str, Any]]]] = {
-        "point": lambda stored: (msgspec.json.decode(one or other) for one, other in zip(now, stored, strict=True)),
-        "carry": lambda texts: (msgspec.json.decode(text) if text else {} for text in texts),
-        "parsed": parsed_columns.objects,
-    }
-    for (column, decoded), side in zip(objects.items(), shape.sides, strict=True):
-        values = list(decoded(table.column(column).to_pylist())) if side else []
+    decoded: list[Callable[[list[Any]], Iterable[dict[str, Any]]]] = [
+        lambda stored: (msgspec.json.decode(one or other) for one, other in zip(now, stored, strict=True)),
+        lambda texts: (msgspec.json.decode(text) if text else {} for text in texts),
+        parsed_columns.objects,
+    ]
+    arrays = []
+    for column, decode, side in zip(_SIDES, decoded, shape.sides, strict=True):
+        values = list(decode(table.column(column).to_pylist())) if side else []
         arrays += [carried_columns.typed([value.get(name) for value in values], kind) for name, kind in side.values()]
-    return pa.Table.from_arrays(arrays, schema=shape.schema)
+    return arrays

@@ -213,7 +213,7 @@ def write(
 def _write_stretch(assembled: results_table.Assembled, stretch: Stretch | None, path: Path) -> None:
     if stretch is None:
         raise StorageError(f"{path} is gone; run the same command again, which makes it anew")
-    results_table.write_results(path, assembled._replace(batches=stretch.batches(), metadata={}))
+    results_table.write_results(path, assembled._replace(pieces=stretch.pieces(), metadata={}))
 
 
 def _manifest(

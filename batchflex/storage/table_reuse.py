@@ -11,7 +11,7 @@ import msgspec
 import polars as pl
 
 from ..core import __version__
-from . import part_files, part_index, results_table
+from . import part_files, part_index, places, results_table
 from .output_folder import Folder
 from .part_numbers import part_sizes
 from .positions import Layout
@@ -67,7 +67,7 @@ class Source(NamedTuple):
     def rows_of(self, stretch: int, size: tuple[int, int]) -> str:
         """A digest of which rows of which files are in a stretch."""
         each = size[0] * size[1]
-        begin, end = stretch * results_table.STRETCH_ROWS, (stretch + 1) * results_table.STRETCH_ROWS
+        begin, end = stretch * places.STRETCH_ROWS, (stretch + 1) * places.STRETCH_ROWS
         return _digest(self.layout.within(begin // each, -(-end // each)))
 
     def changed(self, basis: Basis) -> set[int] | None:
@@ -81,11 +81,11 @@ class Source(NamedTuple):
         numbers = [number for number in part_files.part_numbers(parts) if number > basis.last]
         found: set[int] = set()
         for number, (_, part) in zip(numbers, self._placed(numbers, ["sample", "point"]), strict=True):
-            rows = results_table.pointed(part, self.labels).filter(pl.col("row") >= 0)
+            rows = places.pointed(part, self.labels).filter(pl.col("row") >= 0)
             beyond = (pl.col("point") >= points) | (pl.col("sample") >= samples)
             if part_files.footer(parts, number).void or rows.filter(beyond).height:
                 return None
-            found.update(rows.select(results_table.stretch_of(basis.size)).to_series().unique())
+            found.update(rows.select(places.stretch_of(basis.size)).to_series().unique())
         return found
 
 

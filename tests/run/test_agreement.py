@@ -43,7 +43,7 @@ import batchflex
 from batchflex.cli import plan_text
 from batchflex.engine import retry_rows
 from batchflex.plan import snapshot
-from batchflex.storage import results_table
+from batchflex.storage import places
 from tests.support import oracle
 from tests.support.agreement_case import Small
 from tests.support.agreement_walk import Walk
@@ -70,7 +70,7 @@ def test_all_agree_with_the_oracle(
 ) -> None:
     if seed % 2:  # as in folders of 200,000 answers
         monkeypatch.setattr(snapshot, "WORTH_ROWS", 1)
-    monkeypatch.setattr(results_table, "STRETCH_ROWS", 3)  # of a table that is a folder
+    monkeypatch.setattr(places, "STRETCH_ROWS", 3)  # of a table that is a folder
     walk = Walk(seed, tmp_path, endpoint)
     try:
         if seed % 3 == 0:

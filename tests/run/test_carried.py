@@ -18,7 +18,7 @@ from batchflex.config.loader import build
 from batchflex.plan import Plan, prepare
 from batchflex.plan.source import Source
 from batchflex.results import compact, refresh, view
-from batchflex.storage import carried_updates, part_files, results_table
+from batchflex.storage import carried_updates, part_files, places, results_table
 from batchflex.storage.output_folder import Folder
 from batchflex.storage.table_files import ResultsFiles
 from tests.support.command_line import Ended, called, table
@@ -86,7 +86,7 @@ def table_of(out: Path) -> pl.DataFrame:
 def desk(
     request: pytest.FixtureRequest, endpoint: CountingEndpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Desk:
-    monkeypatch.setattr(results_table, "STRETCH_ROWS", 4)
+    monkeypatch.setattr(places, "STRETCH_ROWS", 4)
     return Desk(endpoint, tmp_path, request.param)
 
 

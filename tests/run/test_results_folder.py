@@ -18,7 +18,7 @@ from batchflex.core.errors import StorageError
 from batchflex.plan import completion_marker
 from batchflex.report import report
 from batchflex.results import compact, view
-from batchflex.storage import results_table, table_files, table_reuse
+from batchflex.storage import places, results_table, table_files, table_reuse
 from batchflex.storage.output_folder import Folder
 from batchflex.storage.table_files import ResultsFiles, ScoresFiles
 from tests.support.command_line import called
@@ -29,7 +29,7 @@ STRETCH = 10  # rows
 
 @pytest.fixture(autouse=True)
 def stretches(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(results_table, "STRETCH_ROWS", STRETCH)
+    monkeypatch.setattr(places, "STRETCH_ROWS", STRETCH)
     yield
 
 
@@ -172,7 +172,7 @@ def test_a_table_that_was_not_finished_is_none(
     monkeypatch.setattr(results_table, "write_results", fails)
     assert batchflex.run(job(endpoint, tmp_path)).stopped_by == "disk"
     monkeypatch.undo()
-    monkeypatch.setattr(results_table, "STRETCH_ROWS", STRETCH)
+    monkeypatch.setattr(places, "STRETCH_ROWS", STRETCH)
     assert pl.read_parquet(ResultsFiles(Folder(run.out)).paths).height == 15
     before = files(tmp_path)[written[0].name]
     run = batchflex.run(job(endpoint, tmp_path))

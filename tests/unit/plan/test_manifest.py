@@ -35,7 +35,7 @@ from batchflex.plan.preparation import Prepared, prepare
 from batchflex.plan.reading import Every
 from batchflex.plan.source import Known, Source
 from batchflex.results import compact
-from batchflex.storage import FolderStore, ResultsFiles, part_files, results_table
+from batchflex.storage import FolderStore, ResultsFiles, part_files, places
 from batchflex.storage.output_folder import Folder
 from batchflex.storage.part_index import Positions
 from batchflex.storage.positions import OPEN, Layout, Span, file_at, shaped
@@ -979,7 +979,7 @@ def each_row_has_its_answer(
         patched.setattr(preparation, "_HELD_BYTES", 0)
         patched.setattr(plan_module, "_BLOCK_REQUESTS", 2)
     kind = "folder" if stretch else "file"
-    patched.setattr(results_table, "STRETCH_ROWS", stretch or 1)
+    patched.setattr(places, "STRETCH_ROWS", stretch or 1)
     files = Folderful(folder, seed, named)
     asked: list[bytes] = []
     for turn, (happenings, answered) in enumerate([*nights, ([], None)]):

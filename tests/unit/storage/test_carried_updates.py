@@ -12,7 +12,7 @@ import pytest
 
 from batchflex.core.errors import FolderError
 from batchflex.core.sorted_keys import key_halves
-from batchflex.storage import FolderStore, part_files, results_table
+from batchflex.storage import FolderStore, part_files, places, results_table
 from batchflex.storage.carried_updates import OWN, CarriedUpdates, UpdatesWriter, identity
 from tests.support.outcomes import assembled, digest, outcome, request
 
@@ -113,7 +113,7 @@ def test_a_table_has_them_in_place_of_what_was_carried_with_the_answers(tmp_path
 def test_of_a_folder_only_the_stretches_with_an_update_are_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(results_table, "STRETCH_ROWS", 10)
+    monkeypatch.setattr(places, "STRETCH_ROWS", 10)
     parts = FolderStore(tmp_path)
     part_files.write_part(parts, 1, [outcome(n, carry=text(c=n)) for n in range(30)])
 

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 from batchflex.core.errors import FolderError, StorageError
 from batchflex.core.types import Outcome
-from batchflex.storage import FolderStore, Store, part_files, part_index, results_table, table_files
+from batchflex.storage import FolderStore, Store, part_files, part_index, results_table, table_files, table_index
 from batchflex.storage.output_folder import Folder
 from tests.support.outcomes import any_outcomes, assembled, outcome, run_python, small_disk
 
@@ -85,7 +85,7 @@ def test_rows_of_a_part_are_in_the_order_of_the_input_and_what_is_superseded_com
     rows = part["row"].to_pylist()
     assert rows == [350, 500, 3_000, *(row for row in range(20, 6_000) if row != 2_401), 2_401]
     assert part["content"].to_pylist()[:4] == ["old", "old", "old", None]
-    assert part_files.footer(store, 1).groups == [2_000, 384, 3_598, 1]
+    assert part_files.footer(store, 1).groups == [3, 2_381, 3_598, 1]
 
 
 def test_columns_of_a_part_are_those_of_the_results_and_what_they_are_made_with(tmp_path: Path) -> None:
@@ -252,7 +252,7 @@ def test_whatever_the_windows_one_row_a_key_in_order(
         part_files.write_part(parts, number, answers)
     monkeypatch.setattr(results_table, "_WINDOW_ROWS", data.draw(st.integers(1, 12)))
     monkeypatch.setattr(results_table, "_WINDOW_BYTES", data.draw(st.sampled_from([1, 3_000, 1 << 20])))
-    monkeypatch.setattr(results_table, "_CACHE_BYTES", data.draw(st.sampled_from([1, 20_000])))
+    monkeypatch.setattr(table_index, "_CACHE_BYTES", data.draw(st.sampled_from([1, 20_000])))
     found = assembled(parts)
     assert dict(zip(found["row"].to_pylist(), found["content"].to_pylist(), strict=True)) == last
     assert found["row"].to_pylist() == sorted(last)
@@ -288,10 +288,10 @@ def test_a_failure_in_the_middle_leaves_the_older_results(tmp_path: Path) -> Non
 
     with pytest.raises(StorageError, match=r"the disk is full: .*results\.parquet could not be written"):
         results_table.write_results(
-            path, made._replace(batches=broken(OSError(errno.ENOSPC, "No space left on device")))
+            path, made._replace(pieces=broken(OSError(errno.ENOSPC, "No space left on device")))
         )
     with pytest.raises(RuntimeError):
-        results_table.write_results(path, made._replace(batches=broken(RuntimeError())))
+        results_table.write_results(path, made._replace(pieces=broken(RuntimeError())))
     assert path.read_bytes() == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["parts", "results.parquet"]
 
@@ -379,7 +379,7 @@ def test_memory_stays_bounded_while_the_table_is_made(store: Store, monkeypatch:
         rows = [outcome(number * each + i, response=b"%05d" % (number * each + i) * (size // 5)) for i in range(each)]
         part_files.write_part(store, number, rows)
     whole = each * parts * size
-    monkeypatch.setattr(results_table, "_CACHE_BYTES", whole // 20)
+    monkeypatch.setattr(table_index, "_CACHE_BYTES", whole // 20)
     monkeypatch.setattr(results_table, "_WINDOW_BYTES", whole // 80)
     before = pa.total_allocated_bytes()
     most, rows_seen = 0, 0
