@@ -36,7 +36,6 @@ from ..protocol import VOIDING, Shapes
 from ..storage import (
     Folder,
     Helper,
-    Layout,
     OutcomeWriter,
     RowContext,
     RunState,
@@ -417,11 +416,9 @@ class Execution:
         completion_marker.make(folder, plan, prepared, marker, as_folder=as_folder, between=self._unless_ended)
 
     def _keep_snapshot(self) -> None:
-        from ..plan import snapshot
+        from ..plan import completion_marker
 
-        prepared, plan = self._prepared, self._plan
-        layout = Layout() if prepared.kept else plan.layout(prepared.layout.files)
-        snapshot.keep(self._folder, plan, layout, prepared.snapshot)
+        completion_marker.keep_snapshot(self._folder, self._plan, self._prepared)
 
     def _conclude(self) -> dict[str, Any]:
         state = self.run_state.state(time.time(), ended=True)

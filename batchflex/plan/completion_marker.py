@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from ..core import malloc
-from ..storage import Folder, ResultsFiles, carried_updates, part_files, writer
+from ..storage import Folder, Layout, ResultsFiles, carried_updates, part_files, writer
 
 if TYPE_CHECKING:
     from .plan import Plan
     from .preparation import Prepared
 
 _SETTLED = b"batchflex.settled"
+WORTH_ROWS = 200_000  # with fewer, a run finds in half a second how the folder stands
 
 
 class CompletionMarker(msgspec.Struct, frozen=True):
@@ -96,14 +98,18 @@ def make(
 
     :raises StorageError, FolderError: if it cannot be made; an older one stays as it is.
     """
-    from ..storage import CarriedUpdates, declared, part_index, places, results_table, table_files, table_reuse
+    from ..storage import CarriedUpdates, Positions, declared, places, results_table, table_files, table_reuse
 
     pending, void = writer.unsealed(folder)
     malloc.trim()
     done, job = prepared.done, plan.job
     planned = done.planned() if done is not None and done.has_moved else None
-    found, updates = part_index.read_found(folder.positions), CarriedUpdates(folder.carried)
-    positions = None if planned is not None else part_index.Positions(prepared.layout, found)
+    updates, found = CarriedUpdates(folder.carried), None
+    if folder.positions.exists():
+        from ..storage import part_index
+
+        found = part_index.read_found(folder.positions)
+    positions = None if planned is not None else Positions(prepared.layout, found)
     source = kept = None
     is_known = (
         prepared.snapshot is not None or prepared.diff is None
@@ -128,3 +134,19 @@ def make(
     made = made.with_metadata(more)
     if pending or not table_files.is_current(folder, made, as_folder=as_folder, source=source, kept=kept):
         table_files.write(folder, made, as_folder=as_folder, source=source, kept=kept)
+
+
+def keep_snapshot(folder: Folder, plan: Plan, prepared: Prepared) -> None:
+    """Write down how a large folder stands, as far as that can be told; else forget it. Blocks.
+
+    :raises StorageError: if it cannot be written.
+    :raises FolderError: if a part is damaged.
+    """
+    layout = Layout() if prepared.kept else plan.layout(prepared.layout.files)
+    rows = (part_files.key_values(folder.parts, number)[1] for number in part_files.part_numbers(folder.parts))
+    if layout and any(total >= WORTH_ROWS for total in itertools.accumulate(rows)):
+        from . import snapshot  # brings polars
+
+        snapshot.keep(folder, plan, layout, prepared.snapshot)
+    else:
+        folder.snapshot.unlink(missing_ok=True)

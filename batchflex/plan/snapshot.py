@@ -9,7 +9,6 @@ it is read, so that it is written anew only once that has become much. It is der
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -28,7 +27,6 @@ from .planner import Passed
 if TYPE_CHECKING:
     from .plan import Plan
 
-WORTH_ROWS = 200_000  # below, all of it is found in half a second
 _WORTH_SHARE = 8  # written anew when more than this part of the keys, or so many parts, have come since
 _WORTH_PARTS = 100
 _PAGE = 4_096
@@ -147,25 +145,18 @@ def _mapped(words: npt.NDArray[np.uint8]) -> pl.Series:
 
 
 def keep(folder: Folder, plan: Plan, layout: Layout, before: Snapshot | None) -> None:
-    """Write down how the folder stands, if it is large, all of its answers belong to rows of the plan, and none is done of a row
-    that is not finished; else forget it. ``layout`` is where the rows of each file are in the plan. ``before`` is how it stood
-    when the run began. Blocks.
+    """Write down how the folder stands, if all of its answers belong to rows of the plan, and none is done of a row that is not
+    finished; else forget it. ``layout`` is where the rows of each file are in the plan. ``before`` is how it stood when the run
+    began. Blocks.
 
     :raises StorageError: if it cannot be written.
     :raises FolderError: if a part is damaged.
     """
-    found = None
-    if layout and _is_large(folder):
-        found = _with_more(folder, plan, layout, before or _NOTHING, plan.job.reasks) or _indexed(folder, plan, layout)
+    found = _with_more(folder, plan, layout, before or _NOTHING, plan.job.reasks) or _indexed(folder, plan, layout)
     if found is None:
         folder.snapshot.unlink(missing_ok=True)
     elif not _is_written(folder, found.snapshot):
         _write(folder, plan, found.snapshot)
-
-
-def _is_large(folder: Folder) -> bool:
-    rows = (part_files.key_values(folder.parts, number)[1] for number in part_files.part_numbers(folder.parts))
-    return any(total >= WORTH_ROWS for total in itertools.accumulate(rows))
 
 
 def _is_written(folder: Folder, found: Snapshot) -> bool:

@@ -42,7 +42,14 @@ if TYPE_CHECKING:
     from .part_files import COLUMNS as COLUMNS
     from .part_merging import Size as Size
     from .part_numbers import Number as Number
-    from .positions import OPEN as OPEN, Layout as Layout, Span as Span, file_at as file_at, shaped as shaped
+    from .positions import (
+        OPEN as OPEN,
+        Layout as Layout,
+        Positions as Positions,
+        Span as Span,
+        file_at as file_at,
+        shaped as shaped,
+    )
     from .record import RowContext as RowContext, with_verdict as with_verdict
     from .rejected_answers import PENDING as PENDING, RejectedAnswers as RejectedAnswers
     from .results_columns import (

@@ -12,18 +12,23 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..core import FolderError, SortedKeys, StorageError, raw
-from . import carried_columns, part_files, part_index
+from ..core import FolderError, StorageError
+from . import carried_columns, part_files
 from .files import replaced, storing
 from .output_folder import Folder
 from .part_files import Footer
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from ..core import SortedKeys
 
 OWN = 2**32 - 1  # in place of the number of an entry: what was carried with the answer counts
 _ENTRIES = pa.schema([("hi", pa.uint64()), ("lo", pa.uint64()), ("digest", pa.uint64()), ("carry", pa.string())])
@@ -31,6 +36,7 @@ _ID, _POSITIONS = b"batchflex.id", b"batchflex.positions"
 _GROUP_ROWS, _GROUP_BYTES = 20_000, 8 << 20
 _CACHE_BYTES = 16 << 20
 _NOTHING = Footer({}, pa.schema([]), {})
+Entries = npt.NDArray[np.uint32]  # their numbers
 
 
 def identity(path: Path) -> str:
@@ -41,6 +47,8 @@ def identity(path: Path) -> str:
 def is_in_step(folder: Folder) -> bool:
     """Whether the entries come from the same pass as ``positions.parquet``: no answer is known to belong to another row than it
     was given to without its carried columns having been compared then. Versions before wrote positions alone."""
+    from . import part_index
+
     written = part_files.read_metadata(folder.carried)[0].get(_POSITIONS, b"").decode()
     return written == part_index.found_id(folder.positions)
 
@@ -58,7 +66,7 @@ class CarriedUpdates:
         self.footer = _NOTHING
         self._file: pq.ParquetFile | None = None
         self._keys: SortedKeys | None = None
-        self._digest = pl.Series([], dtype=pl.UInt64)
+        self._digest = np.zeros(0, np.uint64)
         self._begins, self._sizes = np.zeros(0, np.int64), list[int]()
         self._cache: OrderedDict[int, pa.ChunkedArray] = OrderedDict()
         try:
@@ -79,43 +87,45 @@ class CarriedUpdates:
         """About how much memory an entry takes."""
         return self.footer.size // max(1, len(self))
 
-    def entries(self, keys: pl.DataFrame) -> pl.Series:
+    def entries(self, keys: pl.DataFrame) -> Entries:
         """For each key (``hi``, ``lo``) the number of its entry, or ``OWN``.
 
         :raises FolderError: if the file is damaged.
         """
         if self._keys is None:
+            import polars as pl
+
+            from ..core import SortedKeys
+
             whole = pl.concat([pl.DataFrame(self._read(group, ["hi", "lo", "digest"])) for group in self._groups])
-            self._keys, self._digest = SortedKeys(whole), whole["digest"]
+            self._keys, self._digest = SortedKeys(whole), whole["digest"].to_numpy()
         found = np.array(self._keys.find(keys), np.int64)
-        return pl.Series("carried", np.where(found < 0, OWN, found).astype(np.uint32))
+        return np.where(found < 0, OWN, found).astype(np.uint32)
 
-    def digests(self, entries: pl.Series) -> pl.Series:
+    def digests(self, entries: Entries) -> npt.NDArray[np.uint64]:
         """Of what each of these entries carries; 0 for ``OWN``."""
-        numbers = entries.to_numpy()
-        is_own = numbers == OWN
-        found = self._digest.to_numpy()[np.where(is_own, 0, numbers)]
-        return pl.Series("carried", np.where(is_own, np.uint64(0), found))
+        is_own = entries == OWN
+        return np.where(is_own, np.uint64(0), self._digest[np.where(is_own, 0, entries)])
 
-    def applied(self, table: pa.Table, entries: pl.Series) -> pa.Table:
+    def applied(self, table: pa.Table, entries: Entries) -> pa.Table:
         """Rows of parts with what these entries carry in place of their own.
 
         :raises FolderError: if the file is damaged.
         """
-        at = (entries != OWN).arg_true()
+        at = np.flatnonzero(entries != OWN)
         if not len(at):
             return table
         texts = table.column("carry").to_pylist()
-        for row, text in zip(at, self._texts(entries.gather(at).to_numpy().astype(np.int64)), strict=True):
+        for row, text in zip(at, self._texts(entries[at].astype(np.int64)), strict=True):
             texts[row] = text
         return table.set_column(table.column_names.index("carry"), "carry", pa.array(texts, pa.string()))
 
-    def described(self, entries: pl.Series) -> Footer:
+    def described(self, entries: Entries) -> Footer:
         """The kinds and types of the columns in these entries alone.
 
         :raises FolderError: if the file is damaged.
         """
-        used = entries.unique().sort().to_numpy().astype(np.int64)
+        used = np.unique(entries).astype(np.int64)
         if len(used) == len(self):
             return self.footer
         found = Footer({}, pa.schema([]), {}, self.footer.size)
@@ -128,6 +138,8 @@ class CarriedUpdates:
 
     def batches(self) -> Iterator[pl.DataFrame]:
         """All entries: ``hi``, ``lo`` and ``carry``."""
+        import polars as pl
+
         for group in self._groups:
             yield pl.DataFrame(self._read(group, ["hi", "lo", "carry"]))
 
@@ -195,6 +207,8 @@ class UpdatesWriter:
 
     def add(self, keys: pl.DataFrame, texts: Sequence[str | None], types: pa.Schema | None) -> None:
         """Entries for these keys (``hi``, ``lo``). ``types`` are those of the input's columns, where it has any."""
+        import polars as pl
+
         kinds, kept = carried_columns.describe(texts, types)
         self._footer = part_files.together([self._footer, Footer(kinds, kept, {})])
         digests = [1 if text is None else _digest(text) for text in texts]
@@ -230,6 +244,10 @@ class UpdatesWriter:
                 opened.__exit__(None, None, None)
 
     def _flush(self) -> None:
+        import polars as pl
+
+        from ..core import raw
+
         with storing(self._path):
             if self._writer is None:
                 self._open = opened = replaced(self._path)

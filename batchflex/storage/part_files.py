@@ -276,11 +276,12 @@ def outcomes(table: pa.Table) -> list[Outcome]:
 
 
 @contextlib.contextmanager
-def opened(store: Store, number: int) -> Iterator[pq.ParquetFile]:
-    """A part to read from. A failure becomes a :class:`FolderError` that says what to do."""
+def opened(store: Store, number: int, coded: Sequence[str] = ()) -> Iterator[pq.ParquetFile]:
+    """A part to read from, these columns as dictionaries. A failure becomes a :class:`FolderError` that says what to do."""
     name = part_name(number)
     try:
-        with store.open(name) as source, pq.ParquetFile(source, page_checksum_verification=True) as file:
+        how: dict[str, Any] = {"page_checksum_verification": True, "read_dictionary": list(coded)}
+        with store.open(name) as source, pq.ParquetFile(source, **how) as file:
             yield file
     except (OSError, pa.ArrowException) as error:
         if isinstance(error, OSError) and error.errno:
@@ -288,12 +289,12 @@ def opened(store: Store, number: int) -> Iterator[pq.ParquetFile]:
         raise FolderError(f"{store}/{name} is damaged ({error}); move it away, and its rows are asked again") from None
 
 
-def read_part(store: Store, number: int, columns: list[str] | None = None) -> pa.Table:
-    """A part, or some of its columns.
+def read_part(store: Store, number: int, columns: list[str] | None = None, coded: Sequence[str] = ()) -> pa.Table:
+    """A part, or some of its columns, the ``coded`` ones as dictionaries.
 
     :raises FolderError: if it is damaged.
     """
-    with opened(store, number) as file:
+    with opened(store, number, coded) as file:
         return _whole(file.read(columns=columns, use_threads=columns is None), columns)  # threads cost more for a few
 
 

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,14 +16,10 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..core import SortedKeys
 from . import part_files
 from .files import replaced, storing
-from .positions import Layout
+from .positions import Positions as Positions
 from .store import Store
-
-if TYPE_CHECKING:
-    from .positions import Rows
 
 T = TypeVar("T")
 _ID = b"batchflex.id"
@@ -117,32 +113,6 @@ def last_of_each(frame: pl.DataFrame) -> pl.DataFrame:
     if (same_hi & same_lo).any():
         ordered = ordered.filter(~(same_hi & same_lo).fill_null(False))
     return ordered.with_columns(pl.col("hi").set_sorted())
-
-
-class Positions:
-    """Where answers are in a plan: at the position in an input file that their part says, or, of those that were ``found``
-    elsewhere by their keys (as :func:`read_found` gives them), there. About 30 bytes for each of these."""
-
-    def __init__(self, layout: Layout, found: pl.DataFrame | None = None) -> None:
-        self._layout = layout
-        self._found = found if found is not None and found.height else None
-        self._keys = None if self._found is None else SortedKeys(self._found)
-        self.columns = ["file", "position"] if self._found is None else ["key", "file", "position"]
-
-    def rows(self, part: pl.DataFrame) -> Rows:
-        """The row of the plan that each answer is to, -1 where it is not in it. ``part`` has these ``columns``, the key as ``hi``
-        and ``lo``."""
-        file, position = (part[name].fill_null(0).to_numpy() for name in ("file", "position"))
-        if self._keys is not None and self._found is not None:
-            at = np.array(self._keys.find(part), np.int64)
-            known = at >= 0
-            there = [self._found[name].gather(at.clip(0)).to_numpy() for name in ("file", "position")]
-            file, position = (np.where(known, found, own) for found, own in zip(there, (file, position), strict=True))
-        return self._layout.rows(file, position)
-
-    def place(self, part: pl.DataFrame) -> pl.DataFrame:
-        """The answers that are in the plan, with the ``row`` that they are to."""
-        return part.with_columns(pl.Series("row", self.rows(part))).filter(pl.col("row") >= 0)
 
 
 def files(parts: Store, found: pl.DataFrame) -> set[int]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
-import polars as pl
-import pyarrow as pa
+
+if TYPE_CHECKING:
+    import polars as pl
+    import pyarrow as pa
 
 ALL = 2**31  # beyond the number of every part
 # Of the plan, whose results are one file where the table is a folder: the last is made each night.
@@ -25,7 +27,7 @@ class WholeGroup(NamedTuple):
     read: Callable[[], Iterator[pa.Table]]
 
 
-Pieces = Iterator[pa.Table | WholeGroup]
+Pieces = Iterator[Any]  # tables, and whole groups
 
 
 class Stretch(NamedTuple):
@@ -48,28 +50,31 @@ class Some(NamedTuple):
     size: tuple[int, int]
 
 
-def place_of(size: tuple[int, int]) -> pl.Expr:
-    """One number for row, sweep point and sample, where a row has so many sweep points and samples."""
-    row, point, sample = (pl.col(name).cast(pl.UInt64) for name in ("row", "point", "sample"))
+def place_of(row: Any, point: Any, sample: Any, size: tuple[int, int]) -> Any:
+    """One number for row, sweep point and sample, where a row has so many sweep points and samples. Of numbers of 64 bits, or of
+    whatever computes with them."""
     return (row * size[0] + point) * size[1] + sample
 
 
-def stretch_of(size: tuple[int, int]) -> pl.Expr:
-    """The number of the stretch that a row, sweep point and sample are in."""
-    return place_of(size) // STRETCH_ROWS
+def point_numbers(points: Sequence[str], labels: Sequence[str]) -> list[int]:
+    """The numbers of these sweep points; one that is none of ``labels`` has the next. The order of its variables says nothing
+    about what a point is."""
+    order = {_plain(label): number for number, label in enumerate(labels)}
+    return [order.get(_plain(point), len(order)) for point in points]
 
 
-def stretches_at(places: pl.Series) -> pl.Series:
+def stretches_at(places: Any) -> Any:
     """The numbers of the stretches that these :func:`place_of` are in."""
     return places // STRETCH_ROWS
 
 
 def pointed(head: pl.DataFrame, labels: Sequence[str]) -> pl.DataFrame:
-    """With the sweep points as their numbers; one that is none of ``labels`` has the next. The order of its variables says
-    nothing about what a point is."""
-    order = {_plain(label): number for number, label in enumerate(labels)}
-    numbers = {label: order.get(_plain(label), len(order)) for label in head["point"].unique()}
-    return head.with_columns(pl.col("point").replace_strict(numbers, default=len(order), return_dtype=pl.Int32))
+    """With the sweep points as their numbers."""
+    import polars as pl
+
+    points = head["point"].unique().to_list()
+    numbers = dict(zip(points, point_numbers(points, labels), strict=True))
+    return head.with_columns(pl.col("point").replace_strict(numbers, default=len(labels), return_dtype=pl.Int32))
 
 
 def _plain(label: str) -> bytes:

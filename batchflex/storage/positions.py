@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+    import polars as pl
+
+    from ..core import SortedKeys
 
     Rows = npt.NDArray[np.int64]
 
@@ -124,3 +127,37 @@ class Layout:
         """For each span in the order of the plan: its file, the position where it begins, and where it is in the plan."""
         found = [(file, start, begin + start, begin + end) for file, start, end, begin in self._found]
         return sorted(found, key=lambda span: span[2])
+
+
+class Positions:
+    """Where answers are in a plan: at the position in an input file that their part says, or, of those that were ``found``
+    elsewhere by their keys (as :func:`part_index.read_found` gives them), there. About 30 bytes for each of these."""
+
+    def __init__(self, layout: Layout, found: pl.DataFrame | None = None) -> None:
+        self._layout = layout
+        self._found = found if found is not None and found.height else None
+        self._keys: SortedKeys | None = None
+        if self._found is not None:
+            from ..core import SortedKeys
+
+            self._keys = SortedKeys(self._found)
+        self.columns = ["file", "position"] if self._found is None else ["key", "file", "position"]
+
+    def rows(self, part: pl.DataFrame) -> Rows:
+        """The row of the plan that each answer is to, -1 where it is not in it. ``part`` has these ``columns``, the key as ``hi``
+        and ``lo``."""
+        import numpy as np
+
+        file, position = (part[name].fill_null(0).to_numpy() for name in ("file", "position"))
+        if self._keys is not None and self._found is not None:
+            at = np.array(self._keys.find(part), np.int64)
+            known = at >= 0
+            there = [self._found[name].gather(at.clip(0)).to_numpy() for name in ("file", "position")]
+            file, position = (np.where(known, found, own) for found, own in zip(there, (file, position), strict=True))
+        return self._layout.rows(file, position)
+
+    def place(self, part: pl.DataFrame) -> pl.DataFrame:
+        """The answers that are in the plan, with the ``row`` that they are to."""
+        import polars as pl
+
+        return part.with_columns(pl.Series("row", self.rows(part))).filter(pl.col("row") >= 0)

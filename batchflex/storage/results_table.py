@@ -11,14 +11,14 @@ import hashlib
 import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
-import polars as pl
+import numpy as np
 import pyarrow as pa
 
-from ..core import Outcome, raw
-from . import carried_columns, parsed_columns, part_files, part_index
+from ..core import Outcome
+from . import carried_columns, parsed_columns, part_files
 from .carried_updates import CarriedUpdates
 from .files import replaced, storing
 from .part_files import COLUMNS
@@ -26,8 +26,13 @@ from .places import Pieces, Some, Stretch, WholeGroup, stretches_at
 from .results_columns import ResultsLayout, layout_of
 from .row_groups import Source, TableWriter
 from .store import Store
-from .table_index import PartRows, by_keys, of_history, of_plan
+from .table_index import Index, Numbers, PartRows, by_keys, by_positions, of_history, of_plan
 from .thrift import Damaged
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from .positions import Positions
 
 _WINDOW_ROWS = 4_000
 _WINDOW_BYTES = 10 << 20
@@ -67,7 +72,7 @@ def assemble(
     since: int = 0,
     pending: Sequence[Outcome] = (),
     declared: Mapping[str, list[str]] | None = None,
-    positions: part_index.Positions | None = None,
+    positions: Positions | None = None,
     void: Collection[str] = (),
     between: Callable[[], None] = lambda: None,
     updates: CarriedUpdates | None = None,
@@ -87,7 +92,7 @@ def assemble(
     updates = updates if updates is not None and len(updates) else None
     tables = PartRows(store, pending, void, between, updates, None if only is None else only.parts)
     if positions is not None:
-        places = of_plan(tables, labels, positions.columns, positions.place, since, only)
+        places = of_plan(tables, labels, positions.columns, by_positions(positions), since, only)
     elif planned is not None:
         places = of_plan(tables, labels, ["key"], by_keys(planned), since)
     else:
@@ -98,21 +103,21 @@ def assemble(
 
     def batches(first: int, end: int) -> Iterator[pa.Table]:
         for at in range(first, end, _WINDOW_ROWS):
-            window = tables.located(places.index["where"].slice(at, min(_WINDOW_ROWS, end - at)))
-            size = tables.size(window) + (0 if updates is None else updates.row_bytes * window.height)
+            window = tables.located(places.index.where[at : min(at + _WINDOW_ROWS, end)])
+            size = tables.size(window) + (0 if updates is None else updates.row_bytes * len(window.at))
             share = _WINDOW_BYTES / max(size, _WINDOW_BYTES)
-            each = max(1, int(window.height * share))
-            for begin in range(0, window.height, each):
+            each = max(1, int(len(window.at) * share))
+            for begin in range(0, len(window.at), each):
                 between()
-                rows, points = places.of(at + begin, min(each, window.height - begin))
-                table = tables.gather(window.slice(begin, each))
+                rows, points = places.of(at + begin, min(each, len(window.at) - begin))
+                table = tables.gather(window.part(begin, each))
                 if updates is not None:
-                    table = updates.applied(table, places.index["carried"].slice(at + begin, table.num_rows))
+                    table = updates.applied(table, places.carried(at + begin, table.num_rows))
                 yield _finish(table, rows, points, labels, shape)
 
     def pieces(first: int, end: int) -> Pieces:
         at = first
-        for begin, group in tables.whole_groups(places.index["where"].slice(first, end - first)):
+        for begin, group in tables.whole_groups(places.index.where[first:end]):
             yield from grouped(batches(at, first + begin))
             number, there, size = tables.group(group)
             at = first + begin + size
@@ -123,11 +128,11 @@ def assemble(
     def made(begin: int, size: int, number: int, group: int) -> pa.Table:
         """What the table has otherwise than a row group that is taken as it is."""
         rows, points = places.of(begin, size)
-        arrays = [rows.to_arrow()]
+        arrays = [pa.array(rows)]
         if wanted := [name for name, side in zip(_SIDES, shape.sides, strict=True) if side]:
             table = part_files.read_group(store, number, group, wanted)
             if updates is not None and "carry" in wanted:
-                table = updates.applied(table, places.index["carried"].slice(begin, size))
+                table = updates.applied(table, places.carried(begin, size))
             arrays += _sides(table, points, labels, shape)
         return pa.Table.from_arrays(
             arrays, schema=pa.schema([shape.schema.field("row"), *list(shape.schema)[len(COLUMNS) :]])
@@ -146,7 +151,7 @@ def assemble(
     made_of = {part_files.MADE_OF_PARTS: identity.encode(), part_files.ORIGINS: msgspec.json.encode(shape.origins)}
     if updates is not None:
         known.append(str(shape.schema))
-        index = index.with_columns(updates.digests(index["carried"]))
+        index = index._replace(carried=updates.digests(places.carried(0, len(index.place))))
         made_of[part_files.MADE_OF_CARRIED] = updates.id.encode()
     made_of[part_files.MADE_OF] = _digest(known, index)
     alike = [str(shape.schema), *known[2:6], places.size]
@@ -154,23 +159,24 @@ def assemble(
     @functools.cache
     def stretches() -> list[Stretch]:
         """So that the digests of those in which nothing has changed stay, they hold no part that came elsewhere."""
-        if only is not None and not len(index):
+        rows = len(index.place)
+        if only is not None and not rows:
             return []
-        numbers = stretches_at(index["place"])
-        begins = [0, *((numbers != numbers.shift(1)).arg_true().to_list() if len(numbers) else [])]
+        numbers = stretches_at(index.place)
+        begins = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist()]
         found = []
-        for begin, end in itertools.pairwise([*dict.fromkeys(begins), len(numbers)]):
-            here = index.slice(begin, end - begin)
-            if updates is not None and not (here["carried"] != 0).any():  # as it was before there were any
-                here = here.drop("carried")
-            sources = tables.sources(here["where"])
+        for begin, end in itertools.pairwise([*begins, rows]):
+            here = index.part(begin, end)
+            if here.carried is not None and not here.carried.any():  # as it was before there were any
+                here = here._replace(carried=None)
+            sources = tables.sources(here.where)
             digest = _digest([*alike, sources], here)
             number, parts = int(numbers[begin]) if end > begin else 0, [source[0] for source in sources]
             name = f"{number:06d}-{digest.decode()[:16]}"
             found.append(Stretch(number, name, end - begin, parts, functools.partial(pieces, begin, end)))
         return found
 
-    height, how = places.index.height, _digest(alike, index.clear()).decode()
+    height, how = len(index.place), _digest(alike).decode()
     return Assembled(
         store, shape, height, batches(0, height), pieces(0, height), made_of, stretches, how, places.size, between
     )
@@ -214,27 +220,26 @@ def grouped(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
         yield pa.concat_tables(group)
 
 
-def _digest(known: list[Any], index: pl.DataFrame) -> bytes:
+def _digest(known: list[Any], index: Index | None = None) -> bytes:
     digest = hashlib.blake2b(msgspec.json.encode(known), digest_size=16)
-    for column in index.iter_columns():
-        digest.update(raw(column))
+    for column in index or ():
+        if column is not None:
+            digest.update(column.data)
     return digest.hexdigest().encode()
 
 
-def _finish(
-    table: pa.Table, rows: pl.Series, points: pl.Series, labels: Sequence[str], shape: ResultsLayout
-) -> pa.Table:
+def _finish(table: pa.Table, rows: Numbers, points: Numbers, labels: Sequence[str], shape: ResultsLayout) -> pa.Table:
     """The columns of the results, with these row numbers and sweep points."""
-    arrays = [rows.to_arrow() if name == "row" else table.column(name) for name in COLUMNS]
+    arrays = [pa.array(rows) if name == "row" else table.column(name) for name in COLUMNS]
     return pa.Table.from_arrays([*arrays, *_sides(table, points, labels, shape)], schema=shape.schema)
 
 
 _SIDES = ("point", "carry", "parsed")  # what the columns beside the fixed ones are made of
 
 
-def _sides(table: pa.Table, points: pl.Series, labels: Sequence[str], shape: ResultsLayout) -> list[pa.Array]:
+def _sides(table: pa.Table, points: Numbers, labels: Sequence[str], shape: ResultsLayout) -> list[pa.Array]:
     """The columns beside the fixed ones."""
-    now = map(dict(enumerate(labels)).get, points.to_list())  # None of a point that the job does not have
+    now = map(dict(enumerate(labels)).get, points.tolist())  # None of a point that the job does not have
     decoded: list[Callable[[list[Any]], Iterable[dict[str, Any]]]] = [
         lambda stored: (msgspec.json.decode(one or other) for one, other in zip(now, stored, strict=True)),
         lambda texts: (msgspec.json.decode(text) if text else {} for text in texts),

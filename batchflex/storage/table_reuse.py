@@ -5,16 +5,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
-import polars as pl
 
 from ..core import __version__
-from . import part_files, part_index, places, results_table
+from . import part_files, places, results_table
 from .output_folder import Folder
 from .part_numbers import part_sizes
 from .positions import Layout
+
+if TYPE_CHECKING:
+    import polars as pl
 
 
 class Basis(msgspec.Struct, frozen=True):
@@ -33,7 +35,7 @@ class Source(NamedTuple):
 
     folder: Folder
     layout: Layout
-    elsewhere: pl.DataFrame
+    elsewhere: pl.DataFrame | None
     labels: Sequence[str]
 
     def has_in_place(self, since: int) -> bool:
@@ -47,6 +49,10 @@ class Source(NamedTuple):
 
     def _placed(self, numbers: Sequence[int], columns: Sequence[str]) -> Iterator[tuple[pl.Series, pl.DataFrame]]:
         """Parts with the ``row`` that each answer is to by the layout, after the one that it says itself."""
+        import polars as pl
+
+        from . import part_index
+
         positions = part_index.Positions(self.layout, self.elsewhere)
         wanted = ["row", *columns, *(name for name in positions.columns if name != "key")]
         for part in part_index.read_keys(self.folder.parts, wanted, numbers):
@@ -62,6 +68,8 @@ class Source(NamedTuple):
         return (self._how(made), made.size) == (basis.how, basis.size)
 
     def _how(self, made: results_table.Assembled) -> str:
+        from . import part_index
+
         return _digest([__version__, made.how, part_index.found_id(self.folder.positions)])
 
     def rows_of(self, stretch: int, size: tuple[int, int]) -> str:
@@ -75,6 +83,8 @@ class Source(NamedTuple):
 
         :raises FolderError: if a part is damaged.
         """
+        import polars as pl
+
         parts, (points, samples) = self.folder.parts, basis.size
         if basis.parts != _digest_of_parts(self.folder, basis.last):
             return None
@@ -85,7 +95,8 @@ class Source(NamedTuple):
             beyond = (pl.col("point") >= points) | (pl.col("sample") >= samples)
             if part_files.footer(parts, number).void or rows.filter(beyond).height:
                 return None
-            found.update(rows.select(places.stretch_of(basis.size)).to_series().unique())
+            row, point, sample = (rows[name].cast(pl.UInt64) for name in ("row", "point", "sample"))
+            found.update(places.stretches_at(places.place_of(row, point, sample, basis.size)).unique())
         return found
 
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Collection
+from typing import TYPE_CHECKING
 
-import polars as pl
 import pyarrow as pa
 
 from ..protocol import REASK_STATUSES, failure_evidence
 from . import part_files
 from .store import Store
+
+if TYPE_CHECKING:
+    import polars as pl
 
 _BRIEF = ["run_id", "proof", "http_status"]
 _ERROR = ["http_status", "error_type", "error_code", "error_message", "response"]
@@ -31,6 +34,11 @@ class Void:
     def _runs(self) -> list[str]:
         return sorted(part_files.void_runs(self._store).union(self._in_journal))
 
+    @staticmethod
+    def may_be_among(statuses: Collection[str]) -> bool:
+        """Whether there may be void ones where there are these statuses."""
+        return any(status == "failed" or status in REASK_STATUSES for status in statuses)
+
     def among(self, number: int, status: pl.Series) -> pl.Series | None:
         """A mask of the void ones of a part, whose column ``status`` is given; ``None`` if there is none.
 
@@ -40,6 +48,8 @@ class Void:
         asked = failed | status.is_in(REASK_STATUSES)  # what stays when a request that was asked again failed
         if not asked.any() or not (failed.any() or self._runs):
             return None
+        import polars as pl
+
         at = (asked if self._runs else failed).arg_true()
         brief = pl.DataFrame(self._rows(number, at, _BRIEF)).with_columns(at=at, failed=failed.gather(at))
         is_void = pl.col("run_id").is_in(self._runs) & (pl.col("proof") != "input").fill_null(False)

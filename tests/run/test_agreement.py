@@ -42,7 +42,7 @@ import pytest
 import batchflex
 from batchflex.cli import plan_text
 from batchflex.engine import retry_rows
-from batchflex.plan import snapshot
+from batchflex.plan import completion_marker
 from batchflex.storage import places
 from tests.support import oracle
 from tests.support.agreement_case import Small
@@ -69,7 +69,7 @@ def test_all_agree_with_the_oracle(
     seed: int, tmp_path: Path, endpoint: CountingEndpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if seed % 2:  # as in folders of 200,000 answers
-        monkeypatch.setattr(snapshot, "WORTH_ROWS", 1)
+        monkeypatch.setattr(completion_marker, "WORTH_ROWS", 1)
     monkeypatch.setattr(places, "STRETCH_ROWS", 3)  # of a table that is a folder
     walk = Walk(seed, tmp_path, endpoint)
     try:

@@ -98,7 +98,7 @@ def test_the_first_request_waits_for_no_library_that_it_does_without(
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     found = json.loads(ended.stdout)
     assert found["code"] == 0
-    assert found["sent"] == dict.fromkeys(("numpy", "pyarrow", "polars"), 1)  # for the table
+    assert found["sent"] == dict.fromkeys(("numpy", "pyarrow"), 1)  # for the table
 
 
 def test_a_run_does_not_wait_for_pandas_where_it_is_installed(endpoint: CountingEndpoint, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from batchflex.plan import snapshot
+from batchflex.plan import completion_marker
 from batchflex.storage import journal, part_files
 from batchflex.storage.output_folder import Folder
 from tests.support.command_line import Ended, batchflex, begun, called, ended, state, table, wait_until, write_rows
@@ -161,7 +161,7 @@ def test_a_run_stops_before_the_disk_is_full(endpoint: CountingEndpoint, small_d
 def test_what_only_spares_the_next_run_time_stops_none(
     endpoint: CountingEndpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(snapshot, "WORTH_ROWS", 1)
+    monkeypatch.setattr(completion_marker, "WORTH_ROWS", 1)
     out = Folder(tmp_path / "out")
     (out.snapshot / "in its place").mkdir(parents=True)
     rows = write_rows(tmp_path / "rows.jsonl", 3)

@@ -26,9 +26,9 @@ from batchflex.config.job import Job
 from batchflex.config.loader import build
 from batchflex.core.errors import InputError, JobChanged, JobError
 from batchflex.core.types import Outcome, Request
-from batchflex.plan import json_files, plan as plan_module, preparation, reading, snapshot, unusable_rows
+from batchflex.plan import completion_marker, json_files, plan as plan_module, preparation, reading, unusable_rows
 from batchflex.plan.answer_index import AnswerIndex
-from batchflex.plan.completion_marker import make
+from batchflex.plan.completion_marker import keep_snapshot, make
 from batchflex.plan.manifest import Inputs
 from batchflex.plan.plan import Plan
 from batchflex.plan.preparation import Prepared, prepare
@@ -147,8 +147,7 @@ def night(job: Job, answered: int | None = None, fails: Collection[int] = ()) ->
         identity = plan.identity()
         assert identity is not None
         folder.write_state({"plan": identity})
-        layout = Layout() if found.kept else plan.layout(found.layout.files)
-        snapshot.keep(folder, plan, layout, found.snapshot)
+        keep_snapshot(folder, plan, found)
     return found, asked
 
 
@@ -620,7 +619,7 @@ def test_two_answers_at_one_place_are_not_taken_for_those_of_two_places(inbox: P
 def test_no_old_answer_is_read_where_it_is_written_down_how_the_folder_stood(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(snapshot, "WORTH_ROWS", 1)
+    monkeypatch.setattr(completion_marker, "WORTH_ROWS", 1)
     folder = tmp_path / "in"
     folder.mkdir()
     (folder / "1.jsonl").write_text(rows_of(range(50)))
@@ -648,7 +647,7 @@ def test_no_old_answer_is_read_where_it_is_written_down_how_the_folder_stood(
 def test_a_last_row_that_fails_is_not_asked_more_often_than_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(snapshot, "WORTH_ROWS", 1)
+    monkeypatch.setattr(completion_marker, "WORTH_ROWS", 1)
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "1.jsonl").write_text(rows_of(range(5)))
     twice = {"job": {"retry_failed": 2}}
@@ -660,7 +659,7 @@ def test_a_last_row_that_fails_is_not_asked_more_often_than_others(
 def test_a_folder_in_which_every_row_failed_is_written_down_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(snapshot, "WORTH_ROWS", 1)
+    monkeypatch.setattr(completion_marker, "WORTH_ROWS", 1)
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "1.jsonl").write_text(rows_of(range(5)))
     once = {"job": {"retry_failed": 1}}
@@ -677,7 +676,7 @@ def test_where_answers_are_is_not_taken_from_another_file_than_the_snapshot_was_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file is renamed, so that its answers are found by their keys, and back again."""
-    monkeypatch.setattr(snapshot, "WORTH_ROWS", 1)
+    monkeypatch.setattr(completion_marker, "WORTH_ROWS", 1)
     folder = tmp_path / "in"
     folder.mkdir()
     (folder / "a.jsonl").write_text(rows_of(range(9)))
@@ -700,7 +699,7 @@ def test_where_answers_are_is_not_taken_from_another_file_than_the_snapshot_was_
 def test_what_is_written_down_is_heeded_only_if_it_fits(
     tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(snapshot, "WORTH_ROWS", 1)
+    monkeypatch.setattr(completion_marker, "WORTH_ROWS", 1)
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "1.jsonl").write_text(rows_of(range(9)))
     night(job_of(tmp_path))
@@ -973,7 +972,7 @@ def each_row_has_its_answer(
 ) -> None:
     """``stretch`` is how many rows a file of the table has, if that is a folder."""
     patched = pytest.MonkeyPatch()
-    patched.setattr(snapshot, "WORTH_ROWS", 1 if written else 1_000)
+    patched.setattr(completion_marker, "WORTH_ROWS", 1 if written else 1_000)
     if large:
         patched.setattr(unusable_rows, "_PREFLIGHT_REQUESTS", 0)
         patched.setattr(preparation, "_HELD_BYTES", 0)

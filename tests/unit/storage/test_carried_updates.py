@@ -54,7 +54,7 @@ def test_entries_are_found_by_key_in_any_order(tmp_path: Path) -> None:
     own = pa.table({"key": asked, "carry": [text(c="own")] * 7})
     now = found.applied(own, numbers).column("carry").to_pylist()
     assert now == [entries.get(name, text(c="own")) for name in asked]
-    digests = found.digests(numbers).to_list()
+    digests = found.digests(numbers).tolist()
     assert digests[1] == digests[4] == 0 and digests[2] == digests[6] and len({*digests}) == 5
     assert pl.concat(found.batches()).height == 50
 
