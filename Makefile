@@ -97,8 +97,8 @@ format: $(STAMP) ## put the code into its format; edits files
 bench: $(STAMP)  ## measure CPU, time and memory against their goals; some 20 minutes; takes nginx where it is installed
 	$(BIN)/python benchmarks/run.py
 
-bench-large: $(STAMP) ## measure jobs of ten million rows run again, and their exports; an hour and 8 GB for temporary files
-	$(BIN)/python benchmarks/run.py --only resume10m exports10m
+bench-large: $(STAMP) ## measure jobs of ten million rows run again, each night, and their exports; two hours and 16 GB for temporary files
+	$(BIN)/python benchmarks/run.py --only resume10m nightly10m exports10m
 
 PEERS  := benchmarks/peers
 PEER_VENVS := $(patsubst $(PEERS)/%.txt,$(PEERS)/.venvs/%/.installed,$(wildcard $(PEERS)/*.txt))

@@ -24,7 +24,6 @@ from .engine import JobRun, Nobody, Observer, RowStream, Run, Underway, awaited,
 from .notify import Notifier
 from .plan import FrameInput, asked_columns, messages_of, require_input
 from .protocol import CHAT
-from .results import ResultRow
 from .storage import Attempt, Folder
 
 if TYPE_CHECKING:
@@ -33,11 +32,12 @@ if TYPE_CHECKING:
 
     from .engine import Retry
     from .plan import Part, RowFunction
+    from .results import ResultRow
     from .scoring import Scores
 
 F = TypeVar("F")
 JobLike = Job | Mapping[str, Any] | str | Path
-OnRow = Callable[[ResultRow], object]
+OnRow = Callable[["ResultRow"], object]
 
 _ANSWER_PLACES = ("params.response_format", "override.response_format", "answer.choices", "answer.json_schema")
 _COMPLETE = "complete"  # the name of the jobs of :func:`complete`

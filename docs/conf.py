@@ -30,10 +30,10 @@ nitpicky = True
 nitpick_ignore_regex = [
     (
         "py:(class|data|obj)",
-        r"(collections|datetime|pathlib|pl|polars|pydantic|typing|batchflex\.config)\..*|Path|BaseModel",
+        r"(collections|datetime|pathlib|pl|polars|pydantic|typing|batchflex\.config)\..*|Path|BaseModel|Enum",
     ),
     (
         "py:class",
-        r"(batchflex\.scoring\.data_frames\.)?(F|OnRow|Part|RowFunction|Scores)",
+        r"(batchflex\.scoring\.data_frames\.)?(F|JobLike|OnRow|Part|RowFunction|Scores)",
     ),  # types of arguments, told in words
 ]

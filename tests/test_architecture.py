@@ -112,6 +112,10 @@ def test_nothing_lies_flat_but_what_people_import() -> None:
     assert [module for module in MODULES if "." not in module] == ["api"]
 
 
+def test_no_output_folder_of_a_run_lies_among_the_sources() -> None:
+    assert [path.parent.name for path in ROOT.parent.glob("*/run.json")] == []
+
+
 def test_no_module_is_longer_than_can_be_read_at_once() -> None:
     lengths = {m: len((ROOT / f"{m.replace('.', '/')}.py").read_text().splitlines()) for m in MODULES}
     assert {m: n for m, n in lengths.items() if n > MOST_LINES} == {}

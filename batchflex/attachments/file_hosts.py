@@ -74,9 +74,7 @@ class FileHosts:
             return _unlisted(host)
         if is_public(found):
             return None
-        # The addresses of cloud metadata are link-local: a name alone never leads there.
-        is_never = found.is_link_local or found.is_multicast or found.is_unspecified
-        return _private(host, address) if is_never or not is_named else None
+        return _private(host, address) if _is_no_servers(found) or not is_named else None
 
     def _is_named(self, name: str, port: int) -> bool:
         return any(each.has(name, None, port) for each in self._entries)
@@ -88,10 +86,17 @@ def _unlisted(host: str) -> str:
 
 def _private(host: str, address: str) -> str:
     which = f"at {host}" if address == host else f"at {host}, whose address is {address}"
+    if (found := address_of(address)) is not None and _is_no_servers(found):
+        return f"is {which}: no public address, nor one that a server of files has; nothing is fetched from there"
     return (
         f"is {which}: no public address, and nothing is fetched from such ones unless input.file_hosts names the host "
         f'(file_hosts = ["{host}"] under [input], "*" beside it for all public ones)'
     )
+
+
+def _is_no_servers(address: _Address) -> bool:
+    """The addresses of cloud metadata are link-local: a name alone never leads there, and nobody is told how to allow it."""
+    return address.is_link_local or address.is_multicast or address.is_unspecified
 
 
 def fault_in(listed: Sequence[str]) -> str | None:

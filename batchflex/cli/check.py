@@ -6,8 +6,6 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-import msgspec
-
 from ..config import EndpointsEntry, Job, local, parse_duration
 from ..core import BAD, AttemptError, KeyReplaced, Outcome, RunFault, Status, duration, one_line
 from ..endpoint import Catalog, Client, Endpoint, ModelInfo, Prices, model_list, model_list_cache, resolve, serving
@@ -144,7 +142,7 @@ def _prices(job: Job, endpoint: Endpoint, model: str | None, models: Catalog) ->
     """The prices that a run would use."""
     prices = Prices(job)
     prices.learn(endpoint.name, models)
-    found = None if model is None else prices.of(msgspec.json.encode({"model": model}), endpoint.name)
+    found = None if model is None else prices.of(model, endpoint.name)
     if found is None:
         return []
     cached = "" if found.cached_input is None else f" ({found.cached_input:.6g} from cache)"

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import atexit
-import gc
 import importlib
 import signal
 import traceback
@@ -38,9 +36,10 @@ def run(words: Sequence[str]) -> int:
     options: argparse.Namespace | None = None
     try:
         options = parse(words)
-        verb = _verb(options)
-        with interrupts.raised(all_of_them=wants_json or options.verb in _LOGGED):
-            return verb(options)
+        with process.spared_imports():
+            verb = _verb(options)
+            with interrupts.raised(all_of_them=wants_json or options.verb in _LOGGED):
+                return verb(options)
     except BrokenPipeError:
         output.discard_stdout()
         return 0
@@ -52,7 +51,6 @@ def run(words: Sequence[str]) -> int:
 
 def _verb(options: argparse.Namespace) -> Callable[[argparse.Namespace], int]:
     process.allow_open_files()
-    atexit.register(gc.freeze)  # or the last thing that a process does is to collect garbage, in vain
     if options.verb != "score":  # which would take half as long again for pages that are given back and taken again
         from ..core import malloc
 

@@ -40,7 +40,7 @@ def minded(*, to_the_end: bool) -> Iterator[None]:
             if signal.getsignal(number) is not signal.SIG_IGN:  # as SIGHUP is under nohup
                 _Now.before[number] = signal.signal(number, _handle)
     if to_the_end:
-        atexit.register(_ignore)  # the first that is registered is the last that is called
+        atexit.register(_end)  # the first that is registered is the last that is called
     try:
         yield
     except SystemExit as left:  # of argparse, for --help
@@ -142,9 +142,14 @@ def _restore() -> None:
     _Now.before = {}
 
 
-def _ignore() -> None:
-    """When Python ends, it gives signals back what they do by default: end the process with a code of their own."""
+def _end() -> None:
+    """End the process, before Python puts away, one by one, all that it has: that takes as long as some hundred rows. Only where
+    something cannot be written any more Python itself ends it, and says so; as it gives signals back what they do by default,
+    which is to end the process with a code of their own, they are ignored then."""
     with suppress(OSError, ValueError):
         sys.stdout.flush()
+        sys.stderr.flush()
+        if _Now.exit_code is not None:
+            os._exit(_Now.exit_code)
     for number in _Now.before:
         signal.signal(number, signal.SIG_IGN)

@@ -130,4 +130,4 @@ def is_job_file(spec: str) -> bool:
 def require_job_file(verb: str, spec: str) -> None:
     """:raises JobError: if the file is not one of a job."""
     if not is_job_file(spec):
-        raise JobError(f"{verb} takes a job file (.toml); found {spec!r}")
+        raise JobError(f"{verb} takes a job file (.toml); found {spec!r}{did_you_mean(spec)}")

@@ -18,7 +18,6 @@ from ..storage import RunState, sent
 from . import log_format
 from .job_options import is_job_file
 from .log_filter import LogFilter
-from .log_rotation import SharedFileHandler
 
 LINE_EVERY_S = 60.0
 _LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
@@ -209,8 +208,9 @@ def _how_it_ended(state: Mapping[str, Any], run: Run, took_s: float) -> str:
     return text
 
 
-def _file_handler(path: Path, settings: LogSection, note: Callable[[str], None]) -> SharedFileHandler:
+def _file_handler(path: Path, settings: LogSection, note: Callable[[str], None]) -> logging.Handler:
     """``note`` is called with the first error of a line that cannot be written."""
+    from .log_rotation import SharedFileHandler
 
     def cannot(error: OSError | ValueError) -> str:
         return f"the log file {path} cannot be written: {getattr(error, 'strerror', None) or error}"

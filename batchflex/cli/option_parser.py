@@ -65,8 +65,8 @@ def refuse_unknown(parser: argparse.ArgumentParser, unknown: Sequence[str]) -> N
     first = unknown[0].partition("=")[0]
     if not first.startswith("-"):
         parser.error(f"unexpected argument {first!r}")
-    near = nearest(first, re.findall(r"--[a-z-]+", parser.format_help()))
-    parser.error(f"there is no option {first}" + (f"; did you mean {near}?" if near else ""))
+    near = nearest(first.lstrip("-"), re.findall(r"--([a-z-]+)", parser.format_help()))  # all are alike in their dashes
+    parser.error(f"there is no option {first}" + (f"; did you mean --{near}?" if near else ""))
 
 
 def _is_a_job(word: str) -> bool:

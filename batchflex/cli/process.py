@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import importlib.abc
+import os
 import resource
 import sys
 from collections.abc import Iterator
@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from . import interrupts
 
 _MOST_FILES = 1 << 20
+_NO_PLUGINS = "PYDANTIC_DISABLE_PLUGINS"
 
 
 def allow_open_files() -> None:
@@ -37,36 +38,30 @@ def rare_garbage_collection() -> Iterator[None]:
 
 @contextlib.contextmanager
 def importing() -> Iterator[None]:
-    """For many imports: no signal raises within one; and as they leave hardly any garbage, none is looked for, which takes as
-    long as some of them."""
-    enabled = gc.isenabled()
+    """For many imports: no signal raises within one; as they leave hardly any garbage, none is looked for, neither then nor in
+    what they made; and nobody searches all that is installed for plugins of pydantic. Each would take as long as some imports."""
+    enabled, plugins = gc.isenabled(), os.environ.get(_NO_PLUGINS)
     gc.disable()
+    os.environ[_NO_PLUGINS] = "__all__"
     try:
         with interrupts.held():
             yield
     finally:
+        os.environ.pop(_NO_PLUGINS)
+        if plugins is not None:
+            os.environ[_NO_PLUGINS] = plugins
         if enabled:
+            gc.freeze()
             gc.enable()
 
 
-def spare_pandas() -> None:
-    """Keep pyarrow from importing pandas, where it is installed, for its first array: half a second for nothing.
+@contextlib.contextmanager
+def spared_imports() -> Iterator[None]:
+    """Libraries that we use do not import others only because these are installed."""
+    from ..core import SparedImports
 
-    pyarrow tries that once. Later on it imports pandas only where it needs it, as for a score's own function.
-    """
-    import pyarrow as pa
-
-    if "pandas" in sys.modules:
-        return
-    sys.meta_path.insert(0, _NoPandas)  # None in sys.modules is not enough: Cython takes it for the module
+    sys.meta_path.insert(0, SparedImports)
     try:
-        pa.array([0])
+        yield
     finally:
-        sys.meta_path.remove(_NoPandas)
-
-
-class _NoPandas(importlib.abc.MetaPathFinder):
-    @classmethod
-    def find_spec(cls, name: str, path: object = None, target: object = None) -> None:
-        if name == "pandas":
-            raise ModuleNotFoundError("not now", name=name)
+        sys.meta_path.remove(SparedImports)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ..core import BatchflexError, JobError
 from . import interrupts, output
 from .job_options import as_init, is_job_file, job_of, log_settings, settings
-from .process import importing, rare_garbage_collection, spare_pandas
+from .process import importing, rare_garbage_collection
 
 if TYPE_CHECKING:
     from ..config import Job
@@ -29,8 +29,6 @@ def run(options: argparse.Namespace) -> int:
     with importing():
         from ..api import execute
         from ..storage import Attempt, Folder
-
-        spare_pandas()
     with Attempt(None if options.out is None else Folder(Path(options.out))) as attempt:
         options.run_id, options.attempt = attempt.run_id, attempt
         try:
@@ -46,8 +44,6 @@ def retry(options: argparse.Namespace) -> int:
         from ..config import parse_setting
         from ..engine import retry_of
         from ..storage import Attempt, Folder
-
-        spare_pandas()
     folder = Folder(options.out)
     with Attempt(folder) as attempt:
         options.run_id, options.attempt = attempt.run_id, attempt

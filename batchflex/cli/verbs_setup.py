@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from ..core import JobError
 from . import output
 from .job_options import job_of, require_job_file
-from .process import spare_pandas
 
 if TYPE_CHECKING:
     from ..config import Job
@@ -70,7 +69,6 @@ def plan(options: argparse.Namespace) -> int:
     from ..notify import missing_addresses
     from . import plan_text
 
-    spare_pandas()
     job = job_of(options)
     for warning in (*job.warnings(), *missing_addresses(job)):
         output.warn(warning)

@@ -24,7 +24,7 @@ from .environment import Environment, environment_of, exposed
 from .fields import WrongField
 from .job import Job, Origin
 from .job_checks import job_mistakes
-from .missing_files import absent_inputs
+from .missing_files import absent_input, absent_inputs
 from .mistake_messages import KEY_HINT, Mistake, choice, explained, found, sentences
 from .partial_job import validated
 from .score_sections import ScoreSection
@@ -51,14 +51,15 @@ def read(spec: str | Path, settings: Sequence[tuple[str, Any]] = (), *, moment: 
     has_prompt = any(place.startswith("prompt.") for place, _ in settings)
     if plain.endswith(_TABLES) and not has_prompt:
         raise JobError(
-            f"{path} is a table, and needs a prompt made of its columns: --prompt '… {{{{ name_of_a_column }}}}', or a job file "
-            f"(.toml) with one, which this writes: batchflex init {shlex.quote(str(path))}"
+            absent_input(str(path))
+            or f"{path} is a table, and needs a prompt made of its columns: --prompt '… {{{{ name_of_a_column }}}}', or a job "
+            f"file (.toml) with one, which this writes: batchflex init {shlex.quote(str(path))}"
         )
     if not path.is_dir() and not plain.endswith((*REQUEST_FILES, *_TABLES)):
         raise JobError(
-            f"{path} is neither a job file (.toml) nor requests: {', '.join(REQUEST_FILES)} (.gz and .zst may follow), "
+            absent_input(str(path))
+            or f"{path} is neither a job file (.toml) nor requests: {', '.join(REQUEST_FILES)} (.gz and .zst may follow), "
             f"nor a table to ask about with --prompt: {', '.join(_TABLES)}; nor a folder or pattern of such files"
-            f"{did_you_mean(path)}"
         )
     stem = path.name.split(".")[0]
     name = _name_from(path.parent.name if any(c in stem for c in "*?[") else stem)

@@ -76,6 +76,7 @@ if TYPE_CHECKING:
     )
     from .signals import Signalled as Signalled, ending as ending, heard as heard, raising as raising
     from .sorted_keys import SortedKeys as SortedKeys, key_halves as key_halves, raw as raw
+    from .spared_imports import SparedImports as SparedImports
     from .text_tables import Column as Column, aligned as aligned, boxed as boxed, clipped as clipped
     from .timings import TIMINGS as TIMINGS
     from .types import (

@@ -20,7 +20,8 @@ class KeySet:
     """A growing set of keys: the newest in a Python set, the others in sorted runs of 12 bytes a key.
 
     Runs are merged when one is no longer much larger than the next. Large ones stay as they are: merging them would need their
-    size again. A bitmap of the first bits of the keys in runs, of 1 to 4 bytes a key, spares most new ones the search in them.
+    size again, and those that come in order stay where they are. A bitmap of the first bits of the keys in runs, of 1 to 4 bytes
+    a key, spares most new ones the search in them; it is made once so many are looked up that it is worth it.
     Keys are compared by 96 of their bits: that two of ten million are taken for one has a chance of 1 in 10^15.
     """
 
@@ -28,12 +29,14 @@ class KeySet:
     _RATIO = 4
     _LARGEST = 1 << 20
     _BITS_PER_KEY = 8
+    _WORTH_MARKING = 32  # keys in runs for each that was looked up
 
     def __init__(self) -> None:
         self._newest: set[bytes] = set()
         self._runs: list[_Run] = []
         self._bits = 0  # so many first bits of a key are its place in the bitmap
         self._bitmap: Any = None
+        self._looked_up = 0
 
     def __len__(self) -> int:
         return len(self._newest) + sum(len(run.hi) for run in self._runs)
@@ -56,19 +59,24 @@ class KeySet:
                 here.add(key)
         if len(self._newest) >= self._NEWEST:
             # One that is in a run too is there twice, which does no harm.
-            self._add_run(*_halves(self._newest))
+            hi, lo = _halves(self._newest)
+            self._add_run(hi, lo.astype("u4"))
             self._newest = set()
         return answer
 
     def add_all(self, frame: pl.DataFrame) -> None:
         """Add the keys whose ``hi`` and ``lo`` a frame has."""
         if frame.height:
-            self._add_run(frame["hi"].to_numpy(), frame["lo"].to_numpy())
+            hi, lo = frame["hi"], frame["lo"].to_numpy().view("u4")[::2]
+            self._add_run(hi.to_numpy(), lo, in_order=hi.flags["SORTED_ASC"])
 
-    def _add_run(self, hi: Any, lo: Any) -> None:
-        order = hi.argsort()
-        self._runs.append(_Run(hi[order], lo.astype("u4")[order]))
-        self._mark()
+    def _add_run(self, hi: Any, lo: Any, *, in_order: bool = False) -> None:
+        if not in_order:
+            order = hi.argsort()
+            hi, lo = hi[order], lo[order]
+        self._runs.append(_Run(hi, lo))
+        if self._bitmap is not None:
+            self._mark()
         while len(self._runs) > 1 and self._are_to_merge(*(len(run.hi) for run in self._runs[-2:])):
             last, before = self._runs.pop(), self._runs.pop()
             self._runs.append(_merged(before, last))
@@ -92,8 +100,7 @@ class KeySet:
         answer = [False] * len(keys) if newest.isdisjoint(keys) else [key in newest for key in keys]
         if self._runs and keys:
             hi, lo = _halves(keys)
-            at = hi >> (64 - self._bits)
-            (marked,) = (self._bitmap[at >> 3] >> (at & 7) & 1).nonzero()
+            marked = self._marked(hi)
             hi, lo = hi[marked], lo[marked].astype("u4")
             for run in self._runs:
                 near = run.hi.searchsorted(hi)
@@ -102,6 +109,18 @@ class KeySet:
                     for index in marked[hit & (run.lo.take(near, mode="clip") == lo)]:
                         answer[index] = True
         return answer
+
+    def _marked(self, hi: Any) -> Any:
+        """The positions of those of these keys that may be in runs."""
+        import numpy as np
+
+        if self._bitmap is None:
+            self._looked_up += len(hi)
+            if self._looked_up * self._WORTH_MARKING < sum(len(run.hi) for run in self._runs):
+                return np.arange(len(hi))
+            self._mark()
+        at = hi >> (64 - self._bits)
+        return (self._bitmap[at >> 3] >> (at & 7) & 1).nonzero()[0]
 
     def _are_to_merge(self, before: int, last: int) -> bool:
         return before < self._RATIO * last and before + last <= self._LARGEST

@@ -57,31 +57,3 @@ async def within(seconds: float) -> AsyncIterator[Alarm]:
             yield alarm
         finally:
             alarm.cancel()
-
-
-class StreamDeadline:
-    """Puts an alarm off with what comes of a stream: ``idle_s`` for the next line, ``answer_s`` for something of the answer."""
-
-    def __init__(self, alarm: Alarm, idle_s: float, answer_s: float) -> None:
-        self._alarm = alarm
-        self._idle_s = idle_s
-        self._answer_s = answer_s
-        self.progressed()
-
-    def received(self, data: bytes) -> None:
-        """Bytes came: if there is a line among them, be it a comment, that is a sign of life."""
-        if b"\n" in data or b"\r" in data:
-            self._extend()
-
-    def progressed(self) -> None:
-        """Something of the answer came."""
-        self._until = asyncio.get_running_loop().time() + self._answer_s
-        self._extend()
-
-    def _extend(self) -> None:
-        self._alarm.put(min(asyncio.get_running_loop().time() + self._idle_s, self._until))
-
-    def at_most(self, seconds: float) -> None:
-        """The answer is there; what may follow has so long, in all."""
-        self._answer_s = min(self._answer_s, seconds)
-        self.progressed()

@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing
 from types import TracebackType
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar, cast
 
 import anyio
 import httpx
@@ -16,7 +16,6 @@ from pydantic import SecretStr
 from ..core import Answer, AttemptError, KeyReplaced, Redactor, Request, RunFault, __version__
 from ..protocol import (
     CHAT,
-    Events,
     RateLimits,
     Receipt,
     Route,
@@ -27,11 +26,12 @@ from ..protocol import (
     response_headers,
 )
 from . import http1, model_list, transport
-from .answer_deadline import StreamDeadline, within
+from .answer_deadline import within
 from .connection import Header
 from .key_command import KeyCommand, NoKeyError
 from .model_list import Catalog
 from .provider import Endpoint
+from .stream_reader import StreamReader
 
 T = TypeVar("T")
 OnLimits = Callable[[RateLimits], None]
@@ -40,8 +40,6 @@ _NO_HEAD: Head = ((), ())
 _encode = msgspec.json.Encoder().encode
 _MODELS_S = 30.0  # for GET /models
 _METRICS_S = 5.0
-_USAGE_S = 10.0  # after the finish reason, for the usage
-_END_S = 1.0  # after [DONE], for the end of the body, without which the connection cannot be used again
 
 
 class Listing(NamedTuple):
@@ -250,28 +248,39 @@ class Client:
         finally:
             await response.aclose()
 
+    async def _fetch(
+        self, route: Route, body: bytes, total_s: float, reader: StreamReader | None = None
+    ) -> tuple[int, Head, bytes]:
+        """Status, headers and body of an answer. An event stream goes to ``reader``, if there is one, and leaves no body."""
+        direct = self._direct
+        if direct is not None:
+            server, begin = self._targets.get(route) or self._target(route, direct)
+            connection = await direct.fetch(
+                server, b"%bcontent-length: %d\r\n\r\n" % (begin, len(body)), body,
+                connect_s=self._endpoint.connect_timeout_s, most_bytes=self._most_bytes, total_s=total_s, reader=reader,
+            )  # fmt: skip
+            found = connection.status, (connection.names, connection.values), self._clean(connection.body())
+            direct.give_back(server, connection)
+            return found
+        async with within(total_s) as alarm:
+            response = await self._send("POST", self._at(route.path), self._headers, body)
+            status, head = response.status_code, _split(response.headers.raw)
+            is_stream = 200 <= status < 300 and "text/event-stream" in response.headers.get("content-type", "")
+            if reader is None or not is_stream:
+                return status, head, await self._body(response)
+            reader.begin(status, *head)
+            async with aclosing(response), aclosing(cast(AsyncGenerator[bytes], response.aiter_bytes())) as pieces:
+                async for piece in pieces:
+                    alarm.put(reader.take(piece))
+            return status, head, b""
+
     async def _whole(
         self, route: Route, body: bytes, rows: Sequence[Request], on_limits: OnLimits | None
     ) -> list[Answer]:
         began = time.perf_counter()
-        endpoint, direct = self._endpoint, self._direct
-        if direct is None:
-            async with within(endpoint.timeout_s):
-                response = await self._send("POST", self._at(route.path), self._headers, body)
-                head = _split(response.headers.raw)
-                seen = self._seen(head, on_limits)
-                status, raw = response.status_code, await self._body(response)
-        else:
-            server, begin = self._targets.get(route) or self._target(route, direct)
-            connection = await direct.fetch(
-                server, b"%bcontent-length: %d\r\n\r\n" % (begin, len(body)), body,
-                connect_s=endpoint.connect_timeout_s, most_bytes=self._most_bytes, total_s=endpoint.timeout_s,
-            )  # fmt: skip
-            status, head, raw = connection.status, (connection.names, connection.values), connection.body()
-            direct.give_back(server, connection)
-            raw = self._redactor.clean(raw) if self._hides else raw
-            seen = response_headers.facts(*head)
-            seen = seen if seen is response_headers.NOTHING else self._seen(head, on_limits)
+        status, head, raw = await self._fetch(route, body, self._endpoint.timeout_s)
+        seen = response_headers.facts(*head)
+        seen = seen if seen is response_headers.NOTHING else self._seen(head, on_limits)
         receipt = Receipt(status, time.perf_counter() - began, None, seen.request_id)
         return self._read(route, raw, head, rows, receipt, seen.gateway)
 
@@ -301,49 +310,34 @@ class Client:
     async def _streamed(
         self, route: Route, body: bytes, rows: Sequence[Request], on_limits: OnLimits | None
     ) -> list[Answer]:
-        began = time.perf_counter()
-        first: float | None = None
-        status, seen = 200, response_headers.Facts(None, False)
-        stream, events = route.stream(status), Events()
-        answer_s = self._endpoint.timeout_s
+        began, answer_s = time.perf_counter(), self._endpoint.timeout_s
         idle_s = min(self._endpoint.idle_timeout_s, answer_s)
+        reader = StreamReader(route, idle_s, answer_s, lambda *head: self._seen(head, on_limits), self._clean)
         try:
-            async with within(idle_s) as alarm:
-                deadline = StreamDeadline(alarm, idle_s, answer_s)
-                response = await self._send("POST", self._at(route.path), self._headers, body)
-                head = _split(response.headers.raw)
+            status, head, raw = await self._fetch(route, body, idle_s, reader)
+            if not reader.has_begun:
                 seen = self._seen(head, on_limits)
-                status, kind = response.status_code, response.headers.get("content-type", "")
-                if not 200 <= status < 300 or "text/event-stream" not in kind:
-                    raw = await self._body(response)
-                    receipt = Receipt(status, time.perf_counter() - began, None, seen.request_id)
-                    return self._read(route, raw, head, rows, receipt, seen.gateway)
-                stream = route.stream(status)
-                async with aclosing(response), aclosing(_with_end(response)) as pieces:
-                    async for piece in pieces:
-                        deadline.received(piece)
-                        for name, event in events.feed(piece):
-                            # One that brings nothing of the answer is a sign of life at most, as a comment is.
-                            if stream.take(name, self._clean(event)):
-                                deadline.progressed()
-                                first = first or time.perf_counter()
-                            if stream.done or stream.finish_reason is not None:
-                                deadline.at_most(_END_S if stream.done else _USAGE_S)
-            if not stream.is_complete:
+                receipt = Receipt(status, time.perf_counter() - began, None, seen.request_id)
+                return self._read(route, raw, head, rows, receipt, seen.gateway)
+            reader.end()
+            if not reader.stream.is_complete:
                 raise classify.cut_short("the stream ended before the answer was complete", status=status)
         except (AttemptError, httpx.RequestError, TimeoutError) as caught:
             # Servers differ in how they hang up: what is complete is complete.
-            if not stream.is_complete:
-                late = f"nothing more of the answer within {idle_s:g} s"
-                error = classify.timed_out(late) if isinstance(caught, TimeoutError) else caught
-                vars(error)["request_id"] = seen.request_id
-                vars(error).setdefault("usage", response_headers.spent(stream.usage, seen.gateway))
-                raise error from None
-        ttft_s = None if first is None else first - began
-        receipt = Receipt(status, time.perf_counter() - began, ttft_s, seen.request_id)
+            if not reader.stream.is_complete:
+                if reader.has_begun:
+                    vars(caught)["request_id"] = reader.seen.request_id
+                    vars(caught)["usage"] = response_headers.spent(reader.stream.usage, reader.seen.gateway)
+                if isinstance(caught, TimeoutError):
+                    late = classify.timed_out(f"nothing more of the answer within {idle_s:g} s")
+                    raise self._named(late, caught) from None
+                raise
+        ttft_s = None if reader.first_at is None else reader.first_at - began
+        receipt = Receipt(reader.status, time.perf_counter() - began, ttft_s, reader.seen.request_id)
         # What a stream costs is not known when its headers are sent: then 0 says nothing.
-        gateway = seen.gateway._replace(cost=None) if seen.gateway.cost == 0 else seen.gateway
-        return self._read(route, b"", _NO_HEAD, rows, receipt, gateway, stream)
+        gateway = reader.seen.gateway
+        gateway = gateway._replace(cost=None) if gateway.cost == 0 else gateway
+        return self._read(route, b"", _NO_HEAD, rows, receipt, gateway, reader.stream)
 
     def _clean(self, raw: bytes) -> bytes:
         """The bytes without the secrets, which a server may repeat."""
@@ -387,13 +381,6 @@ class Client:
         error.message = self._redactor.text(error.message)
         error.args = (error.message,)
         return error
-
-
-async def _with_end(response: httpx.Response) -> AsyncGenerator[bytes, None]:
-    """The bytes of an event stream; ends the last event where the server forgot to."""
-    async for data in response.aiter_bytes():
-        yield data
-    yield b"\n\n"
 
 
 def _split(headers: Iterable[Header]) -> Head:

@@ -11,10 +11,10 @@ import select
 import socket
 import ssl
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import chain
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import httptools
 import httpx
@@ -26,7 +26,6 @@ ANSWER_BYTES = 64 << 20  # of an answer, unless the request says otherwise
 FIRST_ERROR = 300  # the first status that comes with no answer
 _HEADERS_BYTES = 64 << 10
 ERROR_BYTES = 1 << 20  # of an answer that is none: what is wrong is said by then
-_MOST_UNREAD = 1 << 20  # of a streamed body, before the server is made to wait
 _COPIED = 64 << 10  # a larger body is not copied to be sent together with its headers
 # Of Linux' struct tcp_info: tcpi_bytes_acked, tcpi_bytes_sent, tcpi_bytes_retrans.
 _TCP_INFO = struct.Struct("=120xQ72xQQ")
@@ -67,6 +66,16 @@ class MetClose(httpx.RemoteProtocolError):
     """The server hung up before it had the request."""
 
 
+class Reader(Protocol):
+    """Takes an event stream that is a success, piece by piece as it comes: its status and headers, then what of it is there."""
+
+    def begin(self, status: int, names: Sequence[bytes], values: Sequence[bytes]) -> None: ...
+
+    def take(self, piece: bytes) -> float:
+        """Until when more has to come, by the event loop's clock. What it raises ends the answer, as its error."""
+        ...
+
+
 class Connection(asyncio.Protocol):
     """One connection, for one request at a time.
 
@@ -77,9 +86,9 @@ class Connection(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_alarm", "_chunks", "_framed", "_got_eof", "_has_data", "_has_headers", "_head", "_idle_bytes", "_in_pieces",
-        "_is_dubious", "_lost", "_met_close", "_most", "_parser", "_paused", "_requests", "_size", "_transport", "_unpacker",
-        "_unread", "_waiter", "_was_streamed", "_watch", "idle_since", "is_complete", "keeps", "names", "status", "streamed",
+        "_alarm", "_chunks", "_framed", "_got_eof", "_has_data", "_has_headers", "_head", "_idle_bytes", "_is_dubious",
+        "_loop", "_lost", "_met_close", "_most", "_outgoing", "_parser", "_reader", "_requests", "_size", "_transport",
+        "_unpacker", "_waiter", "_was_streamed", "_watch", "idle_since", "is_complete", "keeps", "names", "status", "streamed",
         "values", "when_closed",
     )  # fmt: skip
 
@@ -96,7 +105,9 @@ class Connection(asyncio.Protocol):
         self._was_streamed = False  # the answer before
         self.when_closed: Callable[[bool, float], None] | None = None
         self._most = ANSWER_BYTES
-        self._in_pieces = False
+        self._reader: Reader | None = None
+        self._outgoing: tuple[bytes, bytes] | None = None  # a request that waits to be sent
+        self._loop = asyncio.get_running_loop()
         self._begin()
         self.is_complete = True  # nothing is awaited
 
@@ -107,9 +118,8 @@ class Connection(asyncio.Protocol):
         self._chunks: list[bytes] = []
         self._head = b""
         self.streamed = self._framed = self._has_headers = self.is_complete = self.keeps = False
-        self._is_dubious = self._has_data = self._paused = False
+        self._is_dubious = self._has_data = False
         self._unpacker: Unpacker | None = None
-        self._unread = 0
 
     @property
     def headers(self) -> list[Header]:
@@ -132,21 +142,27 @@ class Connection(asyncio.Protocol):
         return self._watch is not None and bool(self._watch.poll(0))
 
     def request(
-        self, head: bytes, body: bytes, *, due: float | None = None, most_bytes: int = ANSWER_BYTES
+        self,
+        head: bytes,
+        body: bytes,
+        *,
+        due: float | None = None,
+        most_bytes: int = ANSWER_BYTES,
+        reader: Reader | None = None,
     ) -> asyncio.Future[None]:
-        """Send, and tell when the answer is there; without ``due``, where that is an event stream, when its headers are:
-        :meth:`more` gives the rest. After an error, which is what the future then brings, :meth:`abort` is to be called.
+        """Send, and tell when the answer is there; ``reader`` has taken it by then, where it is an event stream. After an error,
+        which is what the future then brings, :meth:`abort` is to be called.
 
-        :raises TimeoutError: if not all of it has come when it is ``due``, by the event loop's clock.
+        :raises TimeoutError: if not all of it has come when it is ``due``, by the event loop's clock, or as the reader says.
         :raises httpx.ReadError, httpx.RemoteProtocolError: if there is none, or it is broken.
         :raises AnswerTooLarge: if it is larger than ``most_bytes``. Of what is no success only the first 1 MB is read.
         """
-        transport: Any = self._transport
+        loop = self._loop
         self._was_streamed = self.streamed
         self._begin()
         self._requests += 1
         self._most = most_bytes
-        self._in_pieces = due is None
+        self._reader = reader
         if due is not None:
             # Put off from request to request: that costs less than a timer for each.
             if self._alarm is None:
@@ -158,40 +174,32 @@ class Connection(asyncio.Protocol):
         elif self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None
+        # When those that are ready have run: then requests go one right after the other, and wake the server up once.
+        self._outgoing = head, body
+        loop.call_soon(self._send)
+        self._waiter = waiter = loop.create_future()
+        if self._lost is not None:
+            waiter.set_exception(self._lost)
+        return waiter
+
+    def _send(self) -> None:
+        transport: Any = self._transport
+        if self._outgoing is None or transport.is_closing():
+            return
+        (head, body), self._outgoing = self._outgoing, None
         if len(body) <= _COPIED:
             transport.write(head + body)
         else:
             transport.writelines((head, body))
-        return self._news()
 
     def body(self) -> bytes:
         """What has come of the body and was not taken yet."""
-        chunks, self._chunks, self._unread = self._chunks, [], 0
-        if self._paused and self._transport is not None:
-            self._paused = False
-            self._transport.resume_reading()
+        chunks, self._chunks = self._chunks, []
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
-
-    async def more(self) -> bytes | None:
-        """The next of the body; ``None`` at its end.
-
-        :raises httpx.ReadError, httpx.RemoteProtocolError, AnswerTooLarge: if it is broken.
-        """
-        while not self._chunks:
-            if self.is_complete:
-                return None
-            await self._news()
-        return self.body()
 
     def abort(self) -> None:
         if self._transport is not None:
             self._transport.abort()
-
-    def _news(self) -> asyncio.Future[None]:
-        self._waiter = waiter = asyncio.get_running_loop().create_future()
-        if self._lost is not None:
-            waiter.set_exception(self._lost)
-        return waiter
 
     def _wake(self) -> None:
         waiter = self._waiter
@@ -223,7 +231,7 @@ class Connection(asyncio.Protocol):
             self._watch.register(link.fileno(), _HUNG_UP)
 
     def data_received(self, data: bytes) -> None:
-        if self.is_complete or self._lost is not None:
+        if self.is_complete or self._lost is not None or self._outgoing is not None:
             if self._lost is None:
                 self._fail(httpx.RemoteProtocolError("the server sent something that was not asked for"))
             return
@@ -244,6 +252,8 @@ class Connection(asyncio.Protocol):
             self._fail(httpx.RemoteProtocolError(str(error)))
         if self._has_headers:
             self._head = b""
+        if self._reader is not None and self._chunks:
+            self._hand_over(self._reader)
         if self._idle_bytes > _HEADERS_BYTES and not self.is_complete:
             self._too_many_headers()
 
@@ -276,7 +286,7 @@ class Connection(asyncio.Protocol):
     def eof_received(self) -> None:
         self._got_eof, self.keeps = True, False
         if self._requests > 1 and not self._has_data and self._transport is not None:
-            unsent = self._transport.get_write_buffer_size() > 0
+            unsent = self._outgoing is not None or self._transport.get_write_buffer_size() > 0
             self._met_close = unsent or self._is_unacknowledged(self._transport.get_extra_info("socket"))
 
     def _is_unacknowledged(self, link: socket.socket | None) -> bool:
@@ -300,7 +310,8 @@ class Connection(asyncio.Protocol):
             self.is_complete = True  # a body without a length ends with its connection
         if self._lost is None:
             # With a broken pipe not all of the request went out.
-            if self._met_close or (self._requests > 1 and not self._has_data and isinstance(error, BrokenPipeError)):
+            unsent = self._outgoing is not None or isinstance(error, BrokenPipeError)
+            if self._met_close or (self._requests > 1 and not self._has_data and unsent):
                 self._lost = MetClose("the server closed the connection as the request was sent")
             elif error is not None:
                 self._lost = httpx.ReadError(words(error))
@@ -311,7 +322,7 @@ class Connection(asyncio.Protocol):
         if (self._got_eof or error is not None) and self.when_closed is not None:
             is_idle = self.is_complete
             if is_idle or isinstance(self._lost, MetClose):
-                after_s = asyncio.get_running_loop().time() - self.idle_since
+                after_s = self._loop.time() - self.idle_since
                 self.when_closed(self.streamed if is_idle else self._was_streamed, after_s)
         self._wake()
 
@@ -349,8 +360,11 @@ class Connection(asyncio.Protocol):
                 self._unpacker = Unpacker(named.decode("latin-1"), self._most)
             except ValueError as error:
                 self._fail(httpx.RemoteProtocolError(str(error)))
-        if self.streamed and self._in_pieces:
-            self._wake()
+        if self._reader is not None:
+            if self.streamed and status < FIRST_ERROR:
+                self._reader.begin(status, self.names, self.values)
+            else:
+                self._reader = None
 
     def on_body(self, data: bytes) -> None:
         self._idle_bytes = 0
@@ -363,8 +377,6 @@ class Connection(asyncio.Protocol):
                     self._too_large()
                     return
                 self._chunks.append(piece)
-                if self.streamed and self._in_pieces:
-                    self._bound_unread(piece)
         except BodyTooLarge:
             self._too_large()
         except ValueError as error:
@@ -383,18 +395,24 @@ class Connection(asyncio.Protocol):
             self._unpacker = None
             self._fail(AnswerTooLarge(self._most, self.status))
 
-    def _bound_unread(self, data: bytes) -> None:
-        self._unread += len(data)
-        if self._unread > _MOST_UNREAD and not self._paused and self._transport is not None:
-            self._paused = True
-            self._transport.pause_reading()
-        self._wake()
+    def _hand_over(self, reader: Reader) -> None:
+        try:
+            due = reader.take(self.body())
+        except Exception as error:  # for whoever waits for the answer
+            self._fail(error)
+        else:
+            if self._alarm is not None:
+                self._alarm.put(due)
 
     def on_message_complete(self) -> None:
         if self.status < 200:  # 100 Continue, 103 Early Hints: the answer is still to come
             self.names.clear()
             self.values.clear()
         elif self._lost is None and not self.is_complete:
+            if self._reader is not None and self._chunks:
+                self._hand_over(self._reader)
+                if self._lost is not None:
+                    return
             self.is_complete = True
             self.keeps = self._parser.should_keep_alive()
             if (waiter := self._waiter) is not None and not waiter.done():

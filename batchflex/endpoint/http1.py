@@ -21,13 +21,13 @@ import socket
 import ssl
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 
 import aiohappyeyeballs
 import httpx
 
 from .answer_deadline import within
-from .connection import ANSWER_BYTES, Connection, MetClose, words
+from .connection import ANSWER_BYTES, Connection, MetClose, Reader, words
 
 _CONNECT_S = 10.0  # unless the request says otherwise
 _JUST_S = 0.001  # a connection that was used so lately is not checked
@@ -126,9 +126,9 @@ class Connections(httpx.AsyncBaseTransport):
         self._connecting = asyncio.Semaphore(_CONNECTING)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send, and return when the answer is there; of an event stream when its headers are.
+        """Send, and return when the answer is there.
 
-        The extension ``most_bytes`` of the request bounds the body, unpacked; of an event stream all of its events.
+        The extension ``most_bytes`` of the request bounds the body, unpacked.
 
         :raises httpx.ConnectError, httpx.ConnectTimeout: if nothing was sent.
         :raises httpx.ReadError, httpx.RemoteProtocolError: if it may have been.
@@ -140,9 +140,6 @@ class Connections(httpx.AsyncBaseTransport):
         most_bytes = request.extensions.get("most_bytes", ANSWER_BYTES)
         server = self.server(request.url)
         connection = await self.fetch(server, head, body, connect_s=connect_s, most_bytes=most_bytes)
-        if not connection.is_complete:
-            stream = _Rest(connection, self, server)
-            return httpx.Response(connection.status, headers=connection.headers, stream=stream)
         response = httpx.Response(connection.status, headers=connection.headers, content=connection.body())
         self.give_back(server, connection)
         return response
@@ -164,14 +161,14 @@ class Connections(httpx.AsyncBaseTransport):
         connect_s: float,
         most_bytes: int,
         total_s: float | None = None,
+        reader: Reader | None = None,
     ) -> Connection:
         """As :meth:`handle_async_request`, without objects of httpx: ``head`` is sent as it is, before the body. Returns the
-        connection that has the answer; without ``total_s``, where that is an event stream, its headers. It is to be given to
-        :meth:`give_back`.
+        connection that has the answer, which is to be given to :meth:`give_back`. ``reader`` takes an event stream.
 
         An error that is raised has the headers that came by then as ``headers``.
 
-        :raises TimeoutError: if the answer is not complete within ``total_s``.
+        :raises TimeoutError: if the answer is not complete within ``total_s``, or more of it not when the ``reader`` says.
         """
         now = time.monotonic()  # as a loop's clock, which stands still while its callbacks run
         due = None if total_s is None else now + total_s
@@ -182,7 +179,7 @@ class Connections(httpx.AsyncBaseTransport):
             if connection is None:
                 connection = await self._connect(server, connect_s)
             try:
-                await connection.request(head, body, due=due, most_bytes=most_bytes)
+                await connection.request(head, body, due=due, most_bytes=most_bytes, reader=reader)
             except MetClose:  # so it is none that was just made
                 connection.abort()
                 connection = None
@@ -270,19 +267,3 @@ def _only_address(found: Sequence[aiohappyeyeballs.AddrInfoType]) -> tuple[str, 
         return None
     address = found[0][4]
     return None if len(address) > 2 and any(address[2:]) else (str(address[0]), int(address[1]))
-
-
-class _Rest(httpx.AsyncByteStream):
-    """The body of an answer that is still coming."""
-
-    def __init__(self, connection: Connection, connections: Connections, server: Server) -> None:
-        self._connection = connection
-        self._connections = connections
-        self._server = server
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        while (data := await self._connection.more()) is not None:
-            yield data
-
-    async def aclose(self) -> None:
-        self._connections.give_back(self._server, self._connection)

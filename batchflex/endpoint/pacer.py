@@ -90,7 +90,7 @@ class Allowance:
     @property
     def may_pass_over(self) -> bool:
         """Whether one request may have to wait while another may be sent."""
-        return self._by_model is not None or self.tokens.rate is not None
+        return self._by_model is not None or not self.tokens.is_free
 
     @property
     def rates(self) -> tuple[float | None, float | None]:

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 from ..config import Job, PricesSection, endpoint_name, price_usd
 from ..core import Usage
-from ..protocol import model_of
 from .model_list import Catalog
 
 _USUAL = Usage(3_000, 1_000)  # what prices are compared by, to find the dearest
@@ -40,23 +39,23 @@ class Prices:
                 self.are_any = True
                 self._listed.setdefault((endpoint, model.id), _Listed(prices, catalog.at))
 
-    def of(self, body: bytes, endpoint: str) -> PricesSection | None:
-        """For the model of this request at that endpoint; ``None`` if it is not known."""
+    def of(self, model: str, endpoint: str) -> PricesSection | None:
+        """For requests that name this model at that endpoint; ``None`` if it is not known."""
         if not self._of_models and (self._of_all is not None or not self._listed):
             if self._of_all is not None:
                 self._used[None, None] = None
             return self._of_all
-        model = self._sent.get(endpoint) or model_of(body)
+        model = self._sent.get(endpoint) or model
         found = self._find(endpoint, model)
         if found is not None:
             self._used[endpoint, model] = None
         return found
 
-    def dearest(self, body: bytes) -> PricesSection | None:
-        """For the model of this request, where it costs most; ``None`` if it is not known of an endpoint."""
+    def dearest(self, model: str) -> PricesSection | None:
+        """The same where it costs most; ``None`` if it is not known of an endpoint."""
         if not self.differ:
-            return self.of(body, self._only)
-        found = [self.of(body, endpoint) for endpoint in self._sent]
+            return self.of(model, self._only)
+        found = [self.of(model, endpoint) for endpoint in self._sent]
         if None in found:
             return None
         return max((each for each in found if each), key=lambda each: price_usd(each, _USUAL) or 0.0)

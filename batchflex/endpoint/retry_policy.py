@@ -1,4 +1,4 @@
-"""Which failures are worth another attempt, how often, and after what wait (tenacity).
+"""Which failures are worth another attempt, how often, and after what wait.
 
 A rate limit or an outage costs neither an attempt nor time: it is no fault of the row, and :mod:`batchflex.engine.admission`
 holds back all requests to that endpoint. Everything else transient is tried again after an exponentially growing wait with full
@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable
-from typing import TypeVar, cast
+from typing import TypeVar
 
 import msgspec
-import tenacity
 
 from ..config import RetrySection
 from ..core import AttemptError, Deferred, Transient
@@ -87,25 +86,13 @@ async def persist(
 
     :raises AttemptError: the last failure, or the first that is not :class:`~batchflex.core.errors.Transient`.
     """
-    failed_before = [first]
-
-    async def once() -> T:
-        if failed_before:
-            raise failed_before.pop()
-        return await attempt()
-
-    async def rest(seconds: float) -> None:
+    fault = first
+    while not exhausted(fault, tries, policy):
+        seconds = wait_s(fault, tries, policy, jitter)
         tries.seconds += seconds
         await sleep(seconds)
-
-    def fault(state: tenacity.RetryCallState) -> Transient:
-        return cast(Transient, state.outcome and state.outcome.exception())
-
-    retrying = tenacity.AsyncRetrying(
-        retry=tenacity.retry_if_exception_type(Transient),
-        stop=lambda state: exhausted(fault(state), tries, policy),
-        wait=lambda state: wait_s(fault(state), tries, policy, jitter),
-        sleep=rest,
-        reraise=True,
-    )
-    return await retrying(once)
+        try:
+            return await attempt()
+        except Transient as again:
+            fault = again
+    raise fault

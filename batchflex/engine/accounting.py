@@ -31,8 +31,8 @@ class Accounting:
         estimate, of which three times as much is reserved."""
         prices = None
         if self.prices.are_any:
-            body = request.body
-            prices = self.prices.dearest(body) if endpoint is None else self.prices.of(body, endpoint)
+            model = request.model
+            prices = self.prices.dearest(model) if endpoint is None else self.prices.of(model, endpoint)
         size = len(request.body)
         if request.files:
             size += _FILE_MARGIN * request.file_tokens

@@ -175,11 +175,14 @@ class Budget:
         if usage is not None and usage.prompt_tokens is not None:
             self._counted += 1
             self._densest = max(self._densest, usage.prompt_tokens / max(1, cost.body_bytes))
-        tokens, usd = self._most(cost) if billed else (0.0, 0.0)
+        tokens = usd = None
         if usage is not None and usage.total_tokens is not None:
             tokens = float(usage.total_tokens)
         if cost.prices and usage is not None and None not in (usage.prompt_tokens, usage.completion_tokens):
             usd = price_usd(cost.prices, usage) or 0.0
+        if tokens is None or usd is None:
+            most_tokens, most_usd = self._most(cost) if billed else (0.0, 0.0)
+            tokens, usd = most_tokens if tokens is None else tokens, most_usd if usd is None else usd
         self._requests.settle(1.0, float(sent))
         self._tokens.settle(cost.most_tokens, tokens)
         self._usd.settle(cost.most_usd, usd)

@@ -37,7 +37,7 @@ class Estimate:
         self._carried += len(request.carry or "")
         self._bounded = self._bounded and request.max_tokens is not None
         self._completion += request.max_tokens or 0
-        if (prices := self._prices.dearest(request.body)) is None:
+        if (prices := self._prices.dearest(request.model)) is None:
             self._are_known = False
         else:
             sums = self._priced.setdefault(id(prices), [prices, 0, 0])

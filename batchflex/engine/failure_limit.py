@@ -57,8 +57,8 @@ class Failures:
         wanted (they are kept, and can be read anew), so that it is for people to end it."""
         if outcome.status != "invalid" or not self._answered == self._invalid == _FIRST_ALIKE:
             return None
-        said = Message(f": {outcome.error_message}", "") + ". "
-        return Message.of(f"the first {_FIRST_ALIKE} answers are all invalid, the latest") + said + _WHAT_TO_DO
+        said = Message(f", the latest: {outcome.error_message}", "") + ". "
+        return f"the first {_FIRST_ALIKE} answers are all invalid" + said + _WHAT_TO_DO
 
 
 def _sentence(what: str, outcome: Outcome) -> Message:

@@ -5,6 +5,7 @@ Nothing is awaited where a slot is free and the pace allows it. A row that waits
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections import Counter, deque
 from collections.abc import Callable
@@ -29,9 +30,13 @@ class _Waiter:
     """``passed_at`` is when another went before it."""
 
     cost: Cost
-    decided: anyio.Event = field(default_factory=anyio.Event)
+    decided: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     endpoint: EndpointState | None = None
     passed_at: float | None = None
+
+    def decide(self) -> None:
+        if not self.decided.done():
+            self.decided.set_result(None)
 
 
 class Gate:
@@ -67,7 +72,7 @@ class Gate:
         self._fresh: deque[_Waiter] = deque()
         self._again: deque[_Waiter] = deque()
         self._closing = anyio.Event()
-        self._bound: Bound = "concurrency"
+        self._bound: Bound | None = None  # unless it is slots
         self._others_may_go = False  # though the latest that was looked at had to wait
         self._backing_off: Counter[str] = Counter()
         self._refused_next = False
@@ -84,9 +89,9 @@ class Gate:
         if self.is_paused:
             return "waiting"
         if self._again or self._fresh:
-            return self._bound if self._may_begin(again=bool(self._again)) else "endpoint"
-        admission = self.admission
-        return None if any(each.has_room for each in self.endpoints) else admission.bound_by_slots()
+            may_begin = self._may_begin(again=bool(self._again))
+            return (self._bound or self.admission.bound_by_slots()) if may_begin else "endpoint"
+        return None if any(each.has_room for each in self.endpoints) else self.admission.bound_by_slots()
 
     async def enter(self, cost: Cost, *, again: bool = False) -> EndpointState | None:
         """Take a slot, waiting for it; ``again`` goes before new rows. ``None``: nothing more is admitted."""
@@ -105,7 +110,7 @@ class Gate:
         if admission.is_shared or admission.may_pass_over:
             admission.pump()
         try:
-            await waiter.decided.wait()
+            await waiter.decided
         except BaseException:
             if waiter.endpoint is not None:
                 self.give_back(waiter.endpoint, cost)
@@ -198,7 +203,7 @@ class Gate:
         for queue in (self._again, self._fresh):
             for waiter in [waiter for waiter in queue if waiter.cost.model == model]:
                 queue.remove(waiter)
-                waiter.decided.set()
+                waiter.decide()
 
     def close(self) -> None:
         """Admit nothing more, also of those that wait."""
@@ -207,7 +212,7 @@ class Gate:
         self._await_no_verdict()
         for queue in (self._again, self._fresh):
             while queue:
-                queue.popleft().decided.set()
+                queue.popleft().decide()
 
     def _await_no_verdict(self) -> None:
         """Other job runs need not wait for what this one does not send now."""
@@ -282,7 +287,7 @@ class Gate:
             elif (load := endpoint.in_flight / endpoint.window) < least:
                 best, least = endpoint, load
         if not roomy:
-            self._bound = self.admission.bound_by_slots()
+            self._bound = None
             return None
         if self._budget.is_limited and not self._affordable(now, cost):
             self._bound = "budget"
@@ -319,5 +324,5 @@ class Gate:
         del queue[at]
         self._refused_next = queue is self._fresh
         waiter.endpoint = endpoint
-        waiter.decided.set()
+        waiter.decide()
         return True

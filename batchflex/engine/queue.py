@@ -13,6 +13,7 @@ from ..plan import PrefixQueue, grouped, name_of
 
 _READ_AHEAD = 2_000
 _PLENTY = 500
+_AT_ONCE = _READ_AHEAD // 2  # until a thread is back may take as long as many answers
 _FIRST_WINDOW, _WINDOW_REQUESTS = 400, 4_000
 _WINDOW_BYTES = 16 << 20
 
@@ -20,8 +21,8 @@ _WINDOW_BYTES = 16 << 20
 class RequestQueue:
     """Hands out what ``sort_out`` leaves of the ``blocks`` of a plan, one request at a time, to any number of tasks.
 
-    Blocks are read in a thread, at most some 2,000 requests ahead. Where prefixes differ, they are read by the window, the first
-    one small, later ones of some 4,000 requests or 16 MB, and requests with the same prefix are put together;
+    Blocks are read in a thread, by the window, at most some 2,000 requests ahead. The first window is small; where prefixes
+    differ, later ones have some 4,000 requests or 16 MB, and requests with the same prefix are put together;
     :class:`~batchflex.plan.prefix_order.PrefixQueue` decides which may go next. ``starving`` counts tasks that wait for requests
     to be read. ``on_read`` is called with those that were read, before they may go. ``planned`` counts the requests, and begins
     with those of the rows that the blocks leave out.
@@ -86,13 +87,13 @@ class RequestQueue:
             wanted = wanted + left if wanted else left
             if self._prefixes.size > _PLENTY:
                 self._gil()
-            if len(names) < 2 or total >= self._window or self._closed:
+            if total >= (self._window if len(names) > 1 else min(self._window, _AT_ONCE)) or self._closed:
                 break
             size += sum(len(request.body) for request in left)
             if size >= _WINDOW_BYTES:
                 break
+        self._window = min(2 * self._window, _WINDOW_REQUESTS)
         if len(names) > 1:
-            self._window = min(2 * self._window, _WINDOW_REQUESTS)
             wanted = grouped(wanted, self._last)
             self._last = name_of(wanted[-1])
         return (total, wanted, names) if total or block is not None else None
@@ -122,8 +123,11 @@ class RequestQueue:
                 return None
             self.starving += not is_waiting
             try:
-                with anyio.move_on_after(self._prefixes.wait_s()):
+                if (wait_s := self._prefixes.wait_s()) == float("inf"):
                     await self._more.wait()
+                else:
+                    with anyio.move_on_after(wait_s):
+                        await self._more.wait()
             finally:
                 self.starving -= not is_waiting
         return request

@@ -31,7 +31,7 @@ from ..core import (
     sole_fault,
 )
 from ..endpoint import LongPrompts, Prices
-from ..plan import CompletionMarker, Plan, Prepared, completion_marker
+from ..plan import Plan, Prepared
 from ..protocol import VOIDING, Shapes
 from ..storage import (
     Folder,
@@ -41,7 +41,6 @@ from ..storage import (
     RowContext,
     RunState,
     disk_space,
-    part_files,
     priced_by,
 )
 from .accounting import Accounting
@@ -132,7 +131,7 @@ class Execution:
             self._warn_of_slips()
             for note in self._prepared.notes:
                 self._emitter.note(note)
-            async with self._helper, anyio.create_task_group() as beside:
+            async with anyio.create_task_group() as beside:
                 if received is not None:
                     beside.start_soon(self._handle_signals, received)
                 beside.start_soon(self._monitor.report)
@@ -146,7 +145,8 @@ class Execution:
         try:
             self._folder.write_state(self.run_state.state(time.time()))
             if not self._prepared.finished:
-                await self._send_all()
+                async with self._helper:  # it ends before the table is made: both at once take the most memory
+                    await self._send_all()
         except StorageError as error:
             self.stop("disk", str(error))
         except anyio.get_cancelled_exc_class():
@@ -409,31 +409,20 @@ class Execution:
             raise _NoTable
 
     def _write_results(self) -> None:
+        from ..plan import completion_marker  # brings pyarrow and polars, which the first request does without
+
+        folder, plan, prepared = self._folder, self._plan, self._prepared
+        planned = self._queue.planned if self._queue.ended else None
+        marker = completion_marker.marker_of(folder, plan, prepared, planned, self.run_state.rows)
         as_folder = self._job.job.results == "folder"
-        completion_marker.make(
-            self._folder,
-            self._plan,
-            self._prepared,
-            self._completion(),
-            as_folder=as_folder,
-            between=self._unless_ended,
-        )
+        completion_marker.make(folder, plan, prepared, marker, as_folder=as_folder, between=self._unless_ended)
 
     def _keep_snapshot(self) -> None:
-        from ..plan import snapshot  # brings polars, which the first request does without
+        from ..plan import snapshot
 
         prepared, plan = self._prepared, self._plan
         layout = Layout() if prepared.kept else plan.layout(prepared.layout.files)
         snapshot.keep(self._folder, plan, layout, prepared.snapshot)
-
-    def _completion(self) -> CompletionMarker | None:
-        """For the next run: what it need not find out if nothing has changed."""
-        identity, diff = self._plan.identity(), self._prepared.diff
-        planned = self._queue.planned if self._queue.ended else diff and diff.planned
-        if identity is None or planned is None or self._prepared.kept:
-            return None
-        rows = {str(status): rows for status, rows in self.run_state.rows.items()}
-        return CompletionMarker(identity, self._job.input.limit, planned, part_files.identity(self._folder.parts), rows)
 
     def _conclude(self) -> dict[str, Any]:
         state = self.run_state.state(time.time(), ended=True)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..core import FolderError, JobWarning
-from ..display import run_html, run_text
-from ..storage import Folder, ResultsFiles, RunState
+from ..display import run_text
+from ..storage import Folder, RunState
 
 if TYPE_CHECKING:
     import polars as pl
@@ -57,6 +57,8 @@ class Run:
 
     def _repr_html_(self) -> str:
         """What a notebook shows of it."""
+        from ..display import run_html
+
         report = Folder(self.out).report
         link = os.path.relpath(report) if report.exists() else None
         return run_html.page(self.summary, self.scores, self.unscored, link)
@@ -84,6 +86,7 @@ class Run:
         import polars as pl
 
         from ..results import refresh
+        from ..storage import ResultsFiles
 
         folder = Folder(self.out)
         if not ResultsFiles(folder).exists:

@@ -15,16 +15,18 @@ import weakref
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 import anyio.from_thread
 
 from ..core import Outcome, RunStopped, heard
 from ..display import in_notebook
-from ..results import ResultRow
 from .job_run import JobRun
 from .run_result import Run
+
+if TYPE_CHECKING:
+    from ..results import ResultRow
 
 T = TypeVar("T")
 
@@ -57,6 +59,8 @@ class Underway:
 
     def take(self) -> ResultRow | None:
         """The next row, if there is one."""
+        from ..results import ResultRow
+
         return ResultRow.of(self._rows.popleft()) if self._rows else None
 
     @property

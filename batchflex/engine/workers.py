@@ -13,6 +13,7 @@ from anyio.abc import TaskGroup
 from ..attachments import FileFault
 from ..config import Job, unbounded
 from ..core import (
+    BAD,
     AttemptError,
     KeyReplaced,
     Outcome,
@@ -282,7 +283,7 @@ class Workers:
         row.state = state
         row.outages = state.breaker.past_outages
         if self._prices.differ:
-            cost.prices = self._prices.of(row.request.body, state.endpoint.name)
+            cost.prices = self._prices.of(model, state.endpoint.name)
         run_state, tries = self._run_state, row.tries
         row.started_at = row.started_at or now_us()
         run_state.requests_sent += 1
@@ -432,7 +433,8 @@ class Workers:
                 self._on_row(made)
             if useless := self._failures.add(made):
                 self._stop("failures", useless + f"; {_LET_FAIL}{BLAMELESS}")
-            for event in log_events.of_bad_row(made, request, self._failures.doubt(made)):
-                self._emit(event)
+            if made.status in BAD:
+                for event in log_events.of_bad_row(made, request, self._failures.doubt(made)):
+                    self._emit(event)
         if self._outcome_writer.full:
             self._stop("disk", "the disk is full: free some space")

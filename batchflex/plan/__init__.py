@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         survey as survey,
     )
     from .row_prompts import Part as Part, RowFunction as RowFunction, messages_of as messages_of
-    from .template import WHOLE_ROW as WHOLE_ROW, Prompt as Prompt, missing_column as missing_column
+    from .template import Prompt as Prompt
+    from .template_faults import WHOLE_ROW as WHOLE_ROW, missing_column as missing_column
 
 __all__, __getattr__, __dir__ = exports(__name__)

@@ -45,6 +45,17 @@ def last_marker(folder: Folder, there: ResultsFiles | None = None) -> Completion
     return found if is_newest and part_files.has_identity(folder.parts, found.parts) else None
 
 
+def marker_of(
+    folder: Folder, plan: Plan, prepared: Prepared, planned: int | None, rows: dict[str, int]
+) -> CompletionMarker | None:
+    """What a run tells the next one: what that need not find out if nothing has changed."""
+    identity = plan.identity()
+    planned = prepared.diff.planned if planned is None and prepared.diff is not None else planned
+    if identity is None or planned is None or prepared.kept:
+        return None
+    return CompletionMarker(identity, plan.job.input.limit, planned, part_files.identity(folder.parts), rows)
+
+
 def metadata(marker: CompletionMarker) -> dict[bytes, bytes]:
     """A marker as a table has it."""
     return {_SETTLED: msgspec.json.encode(marker)}
@@ -99,7 +110,9 @@ def make(
     )  # where each answer is, without going through the plan
     if as_folder and is_known and not (pending or void or len(updates)):
         layout = plan.layout(prepared.layout.files)  # by now; of new files that is known once they are read
-        source = table_reuse.Source(folder, layout, found, prepared.segment, plan.labels) if layout else None
+        source = table_reuse.Source(folder, layout, found, plan.labels)
+        if not (layout and source.has_in_place(prepared.segment)):
+            source = None
         kept = None if source is None or prepared.snapshot is None else table_files.kept(source)
 
     def assemble(only: places.Some | None) -> results_table.Assembled:

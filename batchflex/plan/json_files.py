@@ -20,6 +20,19 @@ from .reading import BLOCK_BYTES, DAMAGED, NEWLINE, PROGRESS_ROWS, Every, Fault,
 _decode = msgspec.json.Decoder().decode
 
 
+class _Object(msgspec.Struct):
+    """Any object: of its members nothing is kept."""
+
+
+class _Data(msgspec.Struct):
+    """An object that has a list of objects under ``"data"``."""
+
+    data: list[_Object]
+
+
+_decode_data = msgspec.json.Decoder(_Data).decode
+
+
 def read_jsonl(reading: Reading, max_rows: int, position: int, skip: bytes | Every) -> Iterator[Rows]:
     texts: list[bytes] = []
     at: list[int] = []
@@ -104,8 +117,16 @@ def _decodes(line: bytes) -> bool:
 
 # ------------------------------------------------------------------------------------------------- files that are a list
 
-# From the end of one bracket to that of the next, over texts, in which brackets mean nothing. It matches no text that is cut off.
-_NEXT = re.compile(rb'[^"\[\]{}]*+(?:"(?:[^"\\]++|\\.)*+"[^"\[\]{}]*+)*+[\[\]{}]', re.DOTALL)
+_FLAT = rb'[^"\[\]{}]*+(?:"(?:[^"\\]++|\\.)*+"[^"\[\]{}]*+)*+'  # no brackets, but in texts, where they mean nothing
+
+
+def _nested(depth: int) -> bytes:
+    return _FLAT + (rb"(?:[\[{]" + _nested(depth - 1) + rb"[\]}]" + _FLAT + rb")*+" if depth else b"")
+
+
+# From the end of one bracket to that of the next, and to that of the one that closes it. They match no text that is cut off.
+_NEXT = re.compile(_FLAT + rb"[\[\]{}]", re.DOTALL)
+_REST = re.compile(_nested(4) + rb"[\]}]", re.DOTALL)
 _OPENING = b"[{"
 _LIST_OF_DATA = re.compile(rb'(?<!\\)"data"\s*:\s*\[$')
 _UNFINISHED = (b"{", b"[", b",", b":")
@@ -130,43 +151,39 @@ def is_list(path: Path) -> bool:
             first = next(written, b"")
             if len(first) == reading.longest_line:
                 return True
-            row = parse_row(first)
-            if isinstance(row, Fault):
+            try:
+                has_rows = bool(_decode_data(first).data)
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 return first.rstrip().endswith(_UNFINISHED)
-            return _has_rows(row) and next(written, None) is None
+            return has_rows and next(written, None) is None
     except DAMAGED as error:
         if isinstance(error, OSError) and error.errno:
             raise InputError(f"{path} cannot be read: {error.strerror}") from None
         raise InputError(f"{path} is damaged: {error}") from None
 
 
-def _has_rows(row: Row) -> bool:
-    data = row.get("data")
-    return isinstance(data, list) and bool(data) and all(isinstance(each, dict) for each in data)
-
-
 def read_list(reading: Reading, max_rows: int, position: int, skip: bytes | Every) -> Iterator[Rows]:
     """A file that is one list of objects, or an object with one under ``data``. What stands after the list is not looked at."""
-    rows: list[Row | Fault] = []
+    texts: list[bytes] = []
     at: list[int] = []
     lines: list[int] = []
     size = 0
     with reading.open() as stream:
         for line, text in _objects(stream, reading):
             if position >= len(skip) or not skip[position]:
-                rows.append(parse_row(text))
+                texts.append(text)
                 at.append(position)
                 lines.append(line)
                 size += len(text)
             position += 1
-            if len(rows) >= max_rows or size >= BLOCK_BYTES or position % PROGRESS_ROWS == 0:
-                yield Rows(position, rows, at, lines)
-                rows, at, lines, size = [], [], [], 0
-    yield Rows(position, rows, at, lines)
+            if len(texts) >= max_rows or size >= BLOCK_BYTES or position % PROGRESS_ROWS == 0:
+                yield Rows(position, parse_rows(texts), at, lines)
+                texts, at, lines, size = [], [], [], 0
+    yield Rows(position, parse_rows(texts), at, lines)
 
 
 class _Brackets:
-    """A stream of JSON, by its brackets."""
+    """A stream of JSON, by its brackets. ``line`` is that of the last one."""
 
     def __init__(self, stream: IO[bytes], reading: Reading) -> None:
         self._stream = stream
@@ -189,11 +206,26 @@ class _Brackets:
             if len(rest) >= self._reading.longest_line:
                 raise InputError(self._reading.too_long(self.line))
             self._text, self._at = rest + data, 0
-        self._at = found.end()
-        return found.group()
+        return self._passed(found)
 
-    def passed(self, text: bytes) -> None:
+    def rest(self) -> bytes:
+        """What comes after the last bracket, up to the one that closes it.
+
+        :raises InputError: if the file ends before that.
+        """
+        if (found := _REST.match(self._text, self._at)) is not None:  # nearly always: at hand, and not deep
+            return self._passed(found)
+        pieces, depth = [], 1
+        while depth:
+            pieces.append(self.next())
+            depth += 1 if pieces[-1][-1] in _OPENING else -1
+        return b"".join(pieces)
+
+    def _passed(self, found: re.Match[bytes]) -> bytes:
+        text = found.group()
+        self._at = found.end()
         self.line += text.count(b"\n")
+        return text
 
 
 def _objects(stream: IO[bytes], reading: Reading) -> Iterator[tuple[int, bytes]]:
@@ -204,7 +236,6 @@ def _objects(stream: IO[bytes], reading: Reading) -> Iterator[tuple[int, bytes]]
     while True:
         piece = brackets.next()
         between = piece[:-1].strip()
-        brackets.passed(piece)
         if piece[-1:] == b"]" and not between:
             return
         if piece[-1] not in _OPENING or between != (b"" if is_first else b","):
@@ -213,19 +244,13 @@ def _objects(stream: IO[bytes], reading: Reading) -> Iterator[tuple[int, bytes]]
                 f"{reading.path}, line {brackets.line}: each element of the list must be an object; found {what!r}"
             )
         is_first = False
-        line, parts, depth = brackets.line, [piece[-1:]], 1
-        while depth:
-            piece = brackets.next()
-            brackets.passed(piece)
-            parts.append(piece)
-            depth += 1 if piece[-1] in _OPENING else -1
-        yield line, b"".join(parts)
+        line = brackets.line
+        yield line, piece[-1:] + brackets.rest()
 
 
 def _begin(brackets: _Brackets, reading: Reading) -> None:
     """Go on until the list has begun."""
     piece = brackets.next()
-    brackets.passed(piece)
     if piece.removeprefix(_MARK).strip() == b"[":
         return
     if piece.removeprefix(_MARK).strip() != b"{":
@@ -233,7 +258,6 @@ def _begin(brackets: _Brackets, reading: Reading) -> None:
     depth = 1
     while depth:
         piece = brackets.next()
-        brackets.passed(piece)
         if depth == 1 and _LIST_OF_DATA.search(piece):
             return
         depth += 1 if piece[-1] in _OPENING else -1

@@ -25,7 +25,6 @@ import msgspec
 from ..config import Job, combinations
 from ..core import Attachment, Item, KeySet, Prefix, Request
 from .prefix_order import LONG_BYTES
-from .template import beginning
 
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 _encode_sorted = msgspec.json.Encoder(order="sorted").encode
@@ -389,5 +388,7 @@ def _prefixes(job: Job, swept: Sequence[Point], models: Sequence[Any]) -> list[P
     kinds = [(str(model), point.variant) for model, point in zip(models, swept, strict=True)]
     if not job.groups_prefixes or not templates or len(set(kinds)) == 1:
         return [None] * len(kinds)
+    from .template import beginning
+
     is_long = [beginning(section) >= LONG_BYTES for section in templates]
     return [Prefix(_hash(_encode([model, variant])), is_long[variant]) for model, variant in kinds]

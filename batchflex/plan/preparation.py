@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..config import Job, changes, endpoint_of
 from ..core import InputError, JobChanged, Request, money
-from ..storage import Folder, Layout, ResultsFiles, carried_updates, part_files, writer
-from .completion_marker import CompletionMarker, settled
+from ..storage import Folder, Layout, part_numbers, writer
 from .plan import Plan
 from .planner import Passed, PlanDiff
 from .unusable_rows import UnusableRows
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from ..storage import RetryRecord
     from .answer_index import AnswerIndex
     from .carried_pass import CarriedPass
+    from .completion_marker import CompletionMarker
     from .snapshot import Snapshot
 
 _HELD_BYTES = 32 << 20  # of the requests looked at before a run, which then need not be planned twice
@@ -72,19 +72,14 @@ def prepare(job: Job, plan: Plan, folder: Folder) -> Prepared:
     """
     carry_schema = plan.carry_schema()
     changed = plan.know(folder)
-    identity = plan.identity()
     segment = writer.recover(folder, carry_schema)
     job_before = folder.read_job()
-    known = settled(folder, identity, job.input.limit)
-    is_of_kind = ResultsFiles(folder).is_of_kind(as_folder=job.job.results == "folder")
-    is_in_step = is_compared(job, folder)
-    if known is not None and is_in_step and is_of_kind and known.is_complete and not job.reasks.reopens(known.rows):
-        diff = PlanDiff(known.planned, known.planned, 0, 0, 0, None, 0)
-        prepared = Prepared(segment, known.rows, diff, carry_schema, None, iter(()), complete=True)
+    if part_numbers.part_numbers(folder.parts):
+        prepared = _among_answers(job, plan, folder, changed)
     else:
-        stands = _as_it_stands(job, plan, folder, known) if is_in_step else None
-        found = stands or _by_index(job, plan, folder, known, changed)
-        prepared = found._replace(segment=segment, carry_schema=carry_schema)
+        blocks = preflight(job, plan.blocks)
+        prepared = Prepared(0, {}, None, None, None, blocks or iter(()), empty=blocks is None)
+    prepared = prepared._replace(segment=segment, carry_schema=carry_schema)
     before = endpoint_of(job_before or job.resolved())
     moved_from = before if sum(prepared.before.values()) and before != endpoint_of(job.resolved()) else None
     folder.write_job(job.resolved())
@@ -96,6 +91,21 @@ def prepare(job: Job, plan: Plan, folder: Folder) -> Prepared:
     if prepared.empty or (prepared.diff is not None and prepared.diff.planned == 0):
         notes.append(f"{plan.no_rows_note}: nothing is sent")
     return prepared._replace(notes=(*notes, *_notes(prepared, moved_from), *plan.notes()))
+
+
+def _among_answers(job: Job, plan: Plan, folder: Folder, changed: list[str]) -> Prepared:
+    """What is left where there are answers."""
+    from ..storage import ResultsFiles
+    from .completion_marker import settled
+
+    known = settled(folder, plan.identity(), job.input.limit)
+    is_of_kind = ResultsFiles(folder).is_of_kind(as_folder=job.job.results == "folder")
+    is_in_step = is_compared(job, folder)
+    if known is not None and is_in_step and is_of_kind and known.is_complete and not job.reasks.reopens(known.rows):
+        diff = PlanDiff(known.planned, known.planned, 0, 0, 0, None, 0)
+        return Prepared(0, known.rows, diff, None, None, iter(()), complete=True)
+    stands = _as_it_stands(job, plan, folder, known) if is_in_step else None
+    return stands or _by_index(job, plan, folder, known, changed)
 
 
 def _notes(prepared: Prepared, moved_from: str | None) -> Iterator[str]:
@@ -131,13 +141,13 @@ def recarried_note(answers: int) -> str:
 def is_compared(job: Job, folder: Folder) -> bool:
     """Whether the carried columns of answers that were found elsewhere than where they were given are known to be those of the
     input. Not in folders of versions that did not look."""
+    from ..storage import carried_updates
+
     return not job.input.carry or carried_updates.is_in_step(folder)
 
 
 def _as_it_stands(job: Job, plan: Plan, folder: Folder, known: CompletionMarker | None) -> Prepared | None:
     """What is left, where each row of the plan has all of its answers or none; ``None`` where some are otherwise."""
-    if not part_files.part_numbers(folder.parts):
-        return None
     from . import snapshot
 
     found = snapshot.of(folder, plan, job.reasks)
@@ -169,9 +179,6 @@ def index_of(plan: Plan, folder: Folder, retry_failed: int, reasks: Policy) -> t
 
 def _by_index(job: Job, plan: Plan, folder: Folder, known: CompletionMarker | None, changed: list[str]) -> Prepared:
     """What is left, by the keys of all answers. Rows that have theirs, as parts tell, are not gone through."""
-    if not part_files.part_numbers(folder.parts):
-        all_blocks = preflight(job, plan.blocks)
-        return Prepared(0, {}, None, None, None, all_blocks or iter(()), empty=all_blocks is None)
     done, layout = index_of(plan, folder, job.job.retry_failed, job.reasks)
     rows = done.finished(plan.per_item) if is_compared(job, folder) else b""
     if not rows or not done.is_located(rows, plan.per_item, is_as_last=plan.is_as_last):

@@ -10,7 +10,7 @@ from ..core import InputError, JobError, Row
 from ..protocol import unwritable
 from .frame_input import Made
 from .reading import Fault
-from .template import Prompt, TemplateFault, missing_column
+from .template_faults import TemplateFault, missing_column
 
 if TYPE_CHECKING:
     import polars as pl
@@ -61,6 +61,8 @@ def messages_of(
 def _maker(role: str, part: Part, frame: pl.DataFrame) -> RowFunction:
     if not isinstance(part, str):
         return part
+    from .template import Prompt
+
     prompt = Prompt(PromptSection(user=part) if role == "user" else PromptSection(system=part, user="-"))
     if prompt.file_kinds:
         raise JobError(

@@ -15,7 +15,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -25,11 +25,14 @@ from ..core import Attachment, Item, JobError, Row, nearest
 from ..protocol import TRANSPORT, Route
 from ..storage import Span, file_at
 from . import sharegpt
-from .file_filters import Attach
 from .frame_input import Made
 from .reading import Fault
 from .source import Block
-from .template import Prompt, TemplateFault, missing_column
+from .template_faults import TemplateFault, missing_column
+
+if TYPE_CHECKING:
+    from .file_filters import Attach
+    from .template import Prompt
 
 # Tables hold types that JSON does not have; those that msgspec does not know either become text.
 _encode = msgspec.json.Encoder(enc_hook=str).encode
@@ -64,6 +67,8 @@ class Itemizer:
         self._prompts: list[Prompt] = []
         mistakes: list[str] = []
         for name, section in job.templates.items():
+            from .template import Prompt  # brings Jinja2
+
             try:
                 self._prompts.append(Prompt(section, f"prompts.{name}" if name else "prompt"))
             except JobError as error:

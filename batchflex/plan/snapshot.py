@@ -208,18 +208,20 @@ def _with_more(folder: Folder, plan: Plan, layout: Layout | None, before: Snapsh
             return None
         new = new.filter(pl.col("status") != "failed")
     # Failed ones count, too: a later run has to see that they are old.
-    counts = np.bincount(np.concatenate([new["row"], failed["row"]]), minlength=len(finished))
-    answered = np.bincount(new["row"], minlength=len(counts))
-    rows = np.zeros(len(counts), np.uint8)
+    end = max([len(finished), *(1 + int(some["row"].max()) for some in (new, failed) if some.height)])  # type: ignore[arg-type]
+    answered = np.bincount(new["row"], minlength=end)
+    rows, has = np.zeros(end, np.uint8), answered > 0
     rows[: len(finished)] = np.frombuffer(finished, np.uint8)
-    if (rows * answered).any() or not np.isin(answered, [0, plan.per_item]).all():
+    if (rows & has).any() or has.sum() * plan.per_item != new.height or answered.max(initial=0) > plan.per_item:
         return None
-    rows[answered > 0] = 1
-    first = new.filter("is_first")
-    keys = pl.concat([new.select("hi", "lo"), first.select(hi="slot_hi", lo="slot_lo")]).sort("hi")
+    rows |= has
     statuses = dict(before.statuses)
     for status, more in new["status"].value_counts().iter_rows():
         statuses[status] = statuses.get(status, 0) + more
+    slots = new.filter("is_first").select(hi="slot_hi", lo="slot_lo")
+    keys = pl.concat([new.select("hi", "lo"), slots], rechunk=True)
+    del new, slots  # at ten million rows each copy counts
+    keys = keys.sort("hi")
     if _has_twice(keys["hi"], before):
         return None
     return _standing(folder, layout, rows, statuses, [*before.keys, keys], before.written, failed.height)

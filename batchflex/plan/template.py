@@ -22,10 +22,11 @@ import jinja2.meta
 import jinja2.nodes
 
 from ..config import PromptSection
-from ..core import JobError, Row, nearest
+from ..core import JobError, Row
 from ..protocol import unwritable
 from . import file_filters
 from .file_filters import Attach, FileMisused
+from .template_faults import WHOLE_ROW, TemplateFault, missing_column
 from .template_sandbox import (
     AN_EXPRESSION,
     SELF,
@@ -38,13 +39,6 @@ from .template_sandbox import (
     held,
     naming,
 )
-
-WHOLE_ROW = "row"
-
-
-class TemplateFault(Exception):
-    """A row the template cannot be filled from; the text says which column and which there are."""
-
 
 # Values that are put into a text as Jinja2 does, unless they are NaN.
 _PLAIN = frozenset({str, int, bool, float})
@@ -233,22 +227,6 @@ def _guarded(tree: jinja2.nodes.Template) -> set[str]:
         elif isinstance(inner, jinja2.nodes.Getitem) and isinstance(inner.arg, jinja2.nodes.Const):
             found.add(inner.arg.value)
     return found
-
-
-def missing_column(name: str, columns: Collection[str]) -> str:
-    if not columns:
-        return f"the template uses the column {name!r}, and the input has no columns"
-    near = nearest(name, columns)
-    meant = f" (did you mean {near!r}?)" if near else ""
-    odd = next((each for each in columns if name in re.split(r"\W+", each) and not each.isidentifier()), None)
-    how = f". A column whose name is not a plain word is written {_written(odd)}" if odd and name.isidentifier() else ""
-    return (
-        f"the template uses the column {name!r}, which is not there{meant}; the columns are: {', '.join(columns)}{how}"
-    )
-
-
-def _written(column: str) -> str:
-    return f"{{{{ {WHOLE_ROW}[{column!r}] }}}}"
 
 
 def _null_used(name: str) -> str:

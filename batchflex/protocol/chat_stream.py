@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -14,8 +14,18 @@ from .finish_reasons import ending_of
 from .loose_json import decode
 
 _encode = msgspec.json.Encoder().encode
+_decode_text = msgspec.json.Decoder(str).decode
 _BUILT = {"object", "choices", "usage"}  # fields of a chunk that the whole answer has in another shape
+_MOST_LEARNT = 16  # where events differ in more than their text, that is looked for in vain
 _SIGNS_OF_LIFE = {"ping", "heartbeat", "keepalive", "keep-alive", "processing"}
+
+
+class _Alike(NamedTuple):
+    """What is around the text of an event, as bytes of JSON, and to what the text is added."""
+
+    begin: bytes
+    end: bytes
+    into: list[str]
 
 
 class Stream:
@@ -38,6 +48,8 @@ class Stream:
         self._calls: list[dict[str, Any]] = []
         self._call_at: dict[int | None, dict[str, Any]] = {}  # by the server's index, the call it continues
         self._logprobs: list[Any] = []
+        self._alike: _Alike | None = None
+        self._learnt = 0
         self._usage: dict[str, Any] | None = None
         self.finish_reason: str | None = None
 
@@ -62,7 +74,7 @@ class Stream:
             return False
         word = text.strip(b'"')
         if word == b"[DONE]":
-            self.done = True
+            self.done, self._alike = True, None
             return False
         if name.lower() in _SIGNS_OF_LIFE or word.strip(b"[]").lower().decode("latin-1") in _SIGNS_OF_LIFE:
             return False
@@ -73,7 +85,43 @@ class Stream:
             chunk = {"error": chunk}
             raw = _encode(chunk)
         raise_errors(chunk, raw, self.http_status)
-        return self.feed(chunk)
+        brought = self.feed(chunk)
+        self._alike = self._learn(raw, chunk) if brought and self._learnt < _MOST_LEARNT else None
+        return brought
+
+    def take_alike(self, data: bytes) -> bool:
+        """Take an event that is as the last one but for its text; false if it is not."""
+        alike = self._alike
+        if alike is None or not (data.startswith(alike.begin) and data.endswith(alike.end)):
+            return False
+        text = data[len(alike.begin) : -len(alike.end)]
+        try:
+            said = text.decode("ascii") if _is_plain(text) else _decode_text(b'"%b"' % text)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return False
+        if said:
+            alike.into.append(said)
+        return bool(said)
+
+    def _learn(self, raw: bytes, chunk: dict[str, Any]) -> _Alike | None:
+        """What the next event has around its text if it differs in nothing else. ``None`` where taking this one again would do
+        more than to add its text once more, or that is not where it seems to be."""
+        choices = dicts(chunk["choices"])
+        delta = choices[0].get("delta") if len(choices) == 1 else None
+        if not isinstance(delta, dict) or any(choices[0].get(name) for name in ("message", "text", "logprobs")):
+            return None
+        texts = [(name, value) for name, value in delta.items() if value and name != "role"]
+        name, said = texts[0] if len(texts) == 1 else ("", None)
+        if name not in ("content", "reasoning_content", "reasoning") or not isinstance(said, str):
+            return None
+        self._learnt += 1
+        key, text = b'"%b":' % name.encode(), said.encode("utf-8", "replace")
+        begin = raw.find(b'"', raw.rfind(key) + len(key)) + 1
+        end = begin + len(text)
+        delta[name] = said + "~"  # where it is shows in adding to it
+        if not raw.startswith(text, begin) or decode(raw[:end] + b"~" + raw[end:])[0] != chunk:
+            return None
+        return _Alike(raw[:begin], raw[end:], self._text if name == "content" else self._reasoning)
 
     def take_all(self, raw: bytes) -> None:
         """Take the events in a whole body.
@@ -195,6 +243,11 @@ class Stream:
             self._reasoning = self._reasoning or [text for text in (reasoning,) if text]
             self._refusal = self._refusal or [text for text in (refusal,) if text]
             self._calls = self._calls or calls_of(self._message)
+
+
+def _is_plain(text: bytes) -> bool:
+    """Whether it says itself in a string of JSON."""
+    return text.isascii() and b"\\" not in text and b'"' not in text
 
 
 def raise_errors(data: dict[str, Any], raw: bytes, http_status: int) -> None:

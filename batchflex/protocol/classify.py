@@ -80,7 +80,7 @@ def _fits(rule: Rule, status: int, said: error_body.ErrorBody, *, timed: bool) -
     return (
         status in rule.statuses
         and (not rule.names or not rule.names.isdisjoint(said.names))
-        and (rule.words is None or rule.words.search(said.words) is not None)
+        and (rule.words is None or re.search(rule.words, said.words) is not None)
         and (timed or not rule.timed)
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 
 _BOM = b"\xef\xbb\xbf"
 
@@ -13,32 +13,35 @@ class Events:
     def __init__(self) -> None:
         self._rest = b""
         self._at_start = True
-        self._name, self._data = "", list[bytes]()
 
-    def feed(self, piece: bytes) -> Iterator[tuple[str, bytes]]:
+    def feed(self, piece: bytes) -> Iterable[tuple[str, bytes]]:
         """Those that have ended with this piece."""
         text = self._rest + piece
         if self._at_start:  # a byte order mark before the first event would hide it
             if _BOM.startswith(text):
                 self._rest = text
-                return
+                return ()
             self._at_start, text = False, text.removeprefix(_BOM)
         held = b"\r" if text.endswith(b"\r") else b""  # a line feed may follow
         if b"\r" in text:
             text = text.removesuffix(held).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-        *lines, rest = text.split(b"\n")
+        *blocks, rest = text.split(b"\n\n")
         self._rest = rest + held
-        for line in lines:
-            field, _, value = line.partition(b":")
-            if field == b"data":
-                self._data.append(value.removeprefix(b" "))
-            elif field == b"event":
-                self._name = value.strip().decode("utf-8", "replace")
-            elif not line:
-                name, data = self._name, self._data
-                self._name, self._data = "", []
-                if data:
-                    yield name, b"\n".join(data)
+        return [event for block in blocks if (event := _event(block)) is not None]
+
+
+def _event(block: bytes) -> tuple[str, bytes] | None:
+    """The event that these lines are; ``None`` if they have no data."""
+    if block.startswith(b"data: ") and b"\n" not in block:  # as nearly all
+        return "", block[6:]
+    name, data = "", []
+    for line in block.split(b"\n"):
+        field, _, value = line.partition(b":")
+        if field == b"data":
+            data.append(value.removeprefix(b" "))
+        elif field == b"event":
+            name = value.strip().decode("utf-8", "replace")
+    return (name, b"\n".join(data)) if data else None
 
 
 def are_events(raw: bytes) -> bool:

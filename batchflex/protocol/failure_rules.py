@@ -18,7 +18,6 @@ type, the status. What a rule means:
 
 from __future__ import annotations
 
-import re
 from collections.abc import Container
 from typing import Literal, NamedTuple
 
@@ -32,14 +31,15 @@ _SERVER = range(500, 1000)
 
 
 class Rule(NamedTuple):
-    """Fits if all that it names is there: one of the ``names`` as a code or type (in lower case), the ``words`` in the message,
-    the status among ``statuses``, and if ``timed`` a time to try again, in a header or in words."""
+    """Fits if all that it names is there: one of the ``names`` as a code or type (in lower case), the ``words`` in the message (a
+    pattern, which is compiled when a failure is first looked at), the status among ``statuses``, and if ``timed`` a time to try
+    again, in a header or in words."""
 
     name: str
     means: Means
     statuses: Container[int] = _ANY
     names: frozenset[str] = frozenset()
-    words: re.Pattern[str] | None = None
+    words: str | None = None
     timed: bool = False
 
 
@@ -47,8 +47,8 @@ def _names(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-def _words(*patterns: str) -> re.Pattern[str]:
-    return re.compile("|".join(patterns), re.IGNORECASE)
+def _words(*patterns: str) -> str:
+    return f"(?i:{'|'.join(patterns)})"
 
 
 OVER_LIMIT = "requested_over_limit"  # what a single request asks for is more than the limit: no wait helps

@@ -57,6 +57,11 @@ class Stream(Protocol):
         """
         ...
 
+    def take_alike(self, data: bytes) -> bool:
+        """Take an event without a name, if it differs from the last one in nothing but the text that it brings. False, and
+        nothing is taken, if that cannot be seen at once: then it is for :meth:`take`."""
+        ...
+
     def whole(self) -> bytes:
         """The body that an unstreamed request would have got.
 

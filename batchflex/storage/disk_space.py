@@ -7,9 +7,8 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from . import part_files, part_numbers
+from . import part_numbers
 from .output_folder import Folder
-from .table_files import ResultsFiles
 
 MB = 1_000_000
 _LEFT_ALONE, _SHARE = 200 * MB, 20
@@ -80,14 +79,19 @@ def guessed_row(completion_tokens: float, carried: float = 0.0) -> float:
 def needed(folder: Folder, left: int, done: int, guess: float | None, seal_mb: float) -> Need | None:
     """What a run will need, by the rows of the newest parts; else by a ``guess`` of the bytes of one; else ``None``."""
     rows = size = 0
-    for number, of_part in list(part_numbers.part_sizes(folder.parts).items())[-_MEASURED_PARTS:]:
-        rows += part_files.key_values(folder.parts, number)[1]
-        size += of_part
+    of_results = None
+    if newest := list(part_numbers.part_sizes(folder.parts).items())[-_MEASURED_PARTS:]:
+        from . import part_files
+        from .table_files import ResultsFiles
+
+        for number, of_part in newest:
+            rows += part_files.key_values(folder.parts, number)[1]
+            size += of_part
+        there = ResultsFiles(folder)
+        of_results = there.bytes / there.rows if there.rows else None
     row = size / rows if rows else guess
     if row is None:
         return None
-    there = ResultsFiles(folder)
-    of_results = there.bytes / there.rows if there.rows else None
     return need(left, done, row, of_results, 2 * int(seal_mb * 2**20), is_measured=rows > 0)
 
 

@@ -323,8 +323,15 @@ def read_rows(
             here = None if wanted is None else wanted[slice(*np.searchsorted(wanted, [begin, end]))] - begin
             if here is None or len(here):
                 rows = _whole(file.read_row_group(group, columns=there, use_threads=False), columns)
-                yield rows if here is None else rows.take(pa.array(here))
+                yield rows if here is None else taken(rows, here)
             begin = end
+
+
+def taken(table: pa.Table, at: npt.NDArray[np.integer[Any]]) -> pa.Table:
+    """These rows. Those that follow each other are not copied, and need none of Arrow's functions, whose import takes long."""
+    if len(at) and (np.diff(at) == 1).all():
+        return table.slice(int(at[0]), len(at))
+    return table.take(pa.array(at))
 
 
 def _whole(table: pa.Table, columns: Sequence[str] | None = None) -> pa.Table:

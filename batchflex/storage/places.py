@@ -10,7 +10,8 @@ import polars as pl
 import pyarrow as pa
 
 ALL = 2**31  # beyond the number of every part
-STRETCH_ROWS = 1_000_000  # of the plan, whose results are one file where the table is a folder
+# Of the plan, whose results are one file where the table is a folder: the last is made each night.
+STRETCH_ROWS = 250_000
 _encode_sorted = msgspec.json.Encoder(order="sorted").encode
 
 

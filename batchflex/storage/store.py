@@ -13,11 +13,12 @@ import weakref
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import IO, Protocol
-
-import pyarrow as pa
+from typing import IO, TYPE_CHECKING, Protocol
 
 from .files import replaced, sync_folder
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _TEMPORARY = re.compile(r"\..*\.(\d+)-\d+\.tmp")
 
@@ -94,6 +95,8 @@ class FolderStore:
         return (self._path / name).read_bytes()
 
     def open(self, name: str) -> pa.NativeFile:
+        import pyarrow as pa
+
         return pa.OSFile(str(self._path / name))
 
     def put(self, name: str) -> AbstractContextManager[IO[bytes]]:

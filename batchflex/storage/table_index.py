@@ -161,11 +161,9 @@ class PartRows:
         """The rows of a window, in its order; ``wanted`` has ``group`` and ``at`` of each."""
         pieces, orders = [], []
         for rows in wanted.with_row_index("order").partition_by("group", maintain_order=True):
-            pieces.append(self._load(rows["group"][0]).take(rows["at"].to_arrow()))
+            pieces.append(part_files.taken(self._load(rows["group"][0]), rows["at"].to_numpy()))
             orders.append(rows["order"])
-        if len(pieces) == 1:
-            return pieces[0]
-        return pa.concat_tables(pieces).take(pl.concat(orders).arg_sort().to_arrow())
+        return part_files.taken(pa.concat_tables(pieces), pl.concat(orders).arg_sort().to_numpy())
 
     def _load(self, group: int) -> pa.Table:
         number, at = self._groups[group]

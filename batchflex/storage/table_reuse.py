@@ -4,7 +4,7 @@ rows there, and the same rows of the same input files are there."""
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -16,36 +16,46 @@ from .output_folder import Folder
 from .part_numbers import part_sizes
 from .positions import Layout
 
-_HEAD = ["row", "sample", "point", "status"]
-
 
 class Basis(msgspec.Struct, frozen=True):
     """What all stretches of a table depend on. ``how`` is a digest of how it is made, ``size`` how many sweep points and samples
-    a row has, ``parts`` a digest of the parts up to the number ``last``. Answers in those from ``since`` on were where they say
-    themselves, others where the layout has their files."""
+    a row has, ``parts`` a digest of the parts up to the number ``last``. All answers are where the layout has their files."""
 
     how: str
     size: tuple[int, int]
     parts: str
     last: int
-    since: int
 
 
 class Source(NamedTuple):
     """What a table is made from at the end of a run: where the rows of each file are in the plan, where answers are that were
-    found ``elsewhere``, the number of the first part of this run, and the sweep points in order."""
+    found ``elsewhere``, and the sweep points in order."""
 
     folder: Folder
     layout: Layout
     elsewhere: pl.DataFrame
-    since: int
     labels: Sequence[str]
+
+    def has_in_place(self, since: int) -> bool:
+        """Whether the answers in parts from this number on are to the rows that the parts say: those of a frame, or of a file
+        that was changed while it was read, cannot be known again.
+
+        :raises FolderError: if a part is damaged.
+        """
+        numbers = [number for number in part_files.part_numbers(self.folder.parts) if number >= since]
+        return all((own == part["row"]).all() for own, part in self._placed(numbers, []))
+
+    def _placed(self, numbers: Sequence[int], columns: Sequence[str]) -> Iterator[tuple[pl.Series, pl.DataFrame]]:
+        """Parts with the ``row`` that each answer is to by the layout, after the one that it says itself."""
+        positions = part_index.Positions(self.layout, self.elsewhere)
+        wanted = ["row", *columns, *(name for name in positions.columns if name != "key")]
+        for part in part_index.read_keys(self.folder.parts, wanted, numbers):
+            yield part["row"], part.with_columns(pl.Series("row", positions.rows(part)))
 
     def basis(self, made: results_table.Assembled) -> Basis:
         """That of a table which was made from it."""
-        numbers = part_files.part_numbers(self.folder.parts)
-        last = int(max(numbers, default=0))
-        return Basis(self._how(made), made.size, _digest_of_parts(self.folder, last), last, self.since)
+        last = int(max(part_files.part_numbers(self.folder.parts), default=0))
+        return Basis(self._how(made), made.size, _digest_of_parts(self.folder, last), last)
 
     def fits(self, made: results_table.Assembled, basis: Basis) -> bool:
         """Whether a table that was made in part goes with what there is of this basis."""
@@ -68,18 +78,10 @@ class Source(NamedTuple):
         parts, (points, samples) = self.folder.parts, basis.size
         if basis.parts != _digest_of_parts(self.folder, basis.last):
             return None
-        positions = part_index.Positions(self.layout, self.elsewhere)
-        columns = [*_HEAD, *(name for name in positions.columns if name != "key")]
-        numbers = [number for number in part_files.part_numbers(parts) if number > basis.last or number >= basis.since]
+        numbers = [number for number in part_files.part_numbers(parts) if number > basis.last]
         found: set[int] = set()
-        for number, part in zip(numbers, part_index.read_keys(parts, columns, numbers), strict=True):
-            own, placed = part["row"], pl.Series("row", positions.rows(part))
-            if number <= basis.last:
-                if (own != placed).any():  # it was where it says, and is elsewhere now
-                    return None
-                continue
-            rows = places.pointed(part, self.labels).with_columns(placed if number < self.since else own)
-            rows = rows.filter(pl.col("row") >= 0)
+        for number, (_, part) in zip(numbers, self._placed(numbers, ["sample", "point"]), strict=True):
+            rows = places.pointed(part, self.labels).filter(pl.col("row") >= 0)
             beyond = (pl.col("point") >= points) | (pl.col("sample") >= samples)
             if part_files.footer(parts, number).void or rows.filter(beyond).height:
                 return None

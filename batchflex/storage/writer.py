@@ -11,7 +11,7 @@ import anyio.to_thread
 from ..config import JournalSection
 from ..core import BatchflexError, GilYield, Outcome, StorageError
 from ..protocol import can_be_void
-from . import journal, part_files, part_numbers
+from . import journal, part_numbers
 from .helper import Helper, HelperGone
 from .output_folder import Folder
 
@@ -23,7 +23,7 @@ def recover(folder: Folder, carry_schema: Any = None) -> int:
     :raises StorageError: if the disk is full.
     """
     part_numbers.clear(folder.parts)
-    sealed = part_files.part_numbers(folder.parts)
+    sealed = part_numbers.part_numbers(folder.parts)
     last = max(sealed, default=0)
     for number in journal.segments(folder.journal):
         if not part_numbers.is_sealed(sealed, number):
@@ -42,7 +42,7 @@ class Unsealed(NamedTuple):
 
 
 def has_unsealed(folder: Folder) -> bool:
-    sealed = part_files.part_numbers(folder.parts)
+    sealed = part_numbers.part_numbers(folder.parts)
     return any(not part_numbers.is_sealed(sealed, number) for number in journal.segments(folder.journal))
 
 
@@ -53,10 +53,12 @@ def unsealed(folder: Folder) -> Unsealed:
     for number in journal.segments(folder.journal):
         void_here: list[str] = []
         outcomes = list(journal.read(journal.segment_path(folder.journal, number), void_here))
-        if not part_numbers.is_sealed(part_files.part_numbers(folder.parts), number):  # nor has been meanwhile
+        if not part_numbers.is_sealed(part_numbers.part_numbers(folder.parts), number):  # nor has been meanwhile
             found += outcomes
             void += void_here
     if any(map(can_be_void, found)):
+        from . import part_files
+
         runs = part_files.void_runs(folder.parts).union(void)
         found = [outcome for outcome in found if not (can_be_void(outcome) and outcome.run_id in runs)]
     return Unsealed(found, void)
@@ -65,6 +67,8 @@ def unsealed(folder: Folder) -> Unsealed:
 def _seal(
     folder: Folder, number: int, carry_schema: Any, between: Callable[[], None], helper: Helper | None = None
 ) -> None:
+    from . import part_files  # brings pyarrow, which the first request does without
+
     segment = journal.segment_path(folder.journal, number)
 
     def filled(stream: IO[bytes]) -> bool:

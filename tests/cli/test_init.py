@@ -34,6 +34,7 @@ PROMPT = ("--prompt", "Which team? {{ text }}", "--choices", "billing,bug,other"
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a table in it, in which commands are started."""
     (tmp_path / "tickets.csv").write_text(TICKETS)
+    (tmp_path / "notes.txt").write_text("no table\n")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -113,7 +114,9 @@ def test_an_answer_may_be_any_json_that_fits_a_schema(here: Path, endpoint: Coun
     [
         (["tickets.csv"], "needs a prompt made of its columns: --prompt '… {{ name_of_a_column }}'"),
         (["tickts.csv", *PROMPT], "there is no input file tickts.csv; did you mean tickets.csv?"),
-        (["tickets", *PROMPT], "is neither a job file (.toml) nor requests"),
+        (["tickts.csv"], "there is no input file tickts.csv; did you mean tickets.csv?"),
+        (["tickets", *PROMPT], "there is no input file tickets; did you mean tickets.csv?"),
+        (["notes.txt", *PROMPT], "is neither a job file (.toml) nor requests"),
         (["tickets.csv", "--prompt", "{{ txt }}"], "did you mean 'text'?"),
         (["tickets.csv", "--prompt", ""], "prompt.user: must be text that is not empty"),
         (["tickets.csv", "--prompt", "{{ text }}", "--choices", "one"], "needs at least two choices"),
@@ -130,8 +133,10 @@ def test_the_command_that_keeps_it_as_a_job_file_is_printed_and_asks_nothing_aga
     here: Path, endpoint: CountingEndpoint, server: tuple[str, ...]
 ) -> None:
     more = ("--rpm", "6000", "--set", "temperature=0", "--log-file", "x.log", "-q", "--wait", "5m")
-    assert "to keep this" not in called("run", "tickets.csv", *PROMPT, *server, *more, "-o", "quiet").err
-    done = called("--debug", "run", "--wait", "tickets.csv", *PROMPT, *server, *[word for word in more if word != "-q"])
+    assert "to keep this" not in called("run", "tickets.csv", *PROMPT, *server, *more, "--out", "quiet").err
+    asks = ("--debug", "run", "--wait", "tickets.csv", *PROMPT, *server, *[word for word in more if word != "-q"])
+    done = called(*asks)
+    assert "to keep this" not in called(*asks).err, "it was said"
     (printed,) = re.findall(r"to keep this as a job file: batchflex (.*)", done.err)
     words = subprocess.run(["sh", "-c", f'printf "%s\\0" {printed}'], capture_output=True, text=True, check=True).stdout
     assert words.split("\0")[:-1] == [
@@ -144,7 +149,6 @@ def test_the_command_that_keeps_it_as_a_job_file_is_printed_and_asks_nothing_aga
         "--set",
         "temperature=0",
     ]
-    assert "to keep this" not in called("run", "tickets.csv", *PROMPT, *server, *more[:-3]).err, "it was said once"
     made = called(*words.split("\0")[:-1])
     assert made.code == 0 and "written: tickets.toml" in made.err
     before = endpoint.stats()["requests"]
@@ -213,6 +217,20 @@ def test_what_is_not_said_is_found_in_the_input_and_said(here: Path, server: tup
     assert called("run", "tickets.toml", "-q", "--set", "job.report=false").code == 0
     scores = json.loads((here / "runs" / "tickets" / "scores.json").read_text())
     assert scores["points"][0]["scores"]["accuracy"]["mean"] == pytest.approx(1 / 3)
+
+
+def test_how_a_table_is_read_is_kept_in_the_job_file(here: Path, server: tuple[str, ...]) -> None:
+    lines = [f"{number};Grüße aus Köln, Nummer {number}\n" for number in range(9)]
+    (here / "post.csv").write_bytes("".join(["id;text\n", *lines]).encode("windows-1252"))
+
+    def kept(*more: str) -> dict[str, Any]:
+        assert called("init", "post.csv", *PROMPT, *server, *more, "--force").code == 0
+        found: dict[str, Any] = tomllib.loads((here / "post.toml").read_text())["input"]
+        return found
+
+    usual = {"path": "post.csv", "carry": "*"}
+    assert kept() == usual | {"separator": ";", "encoding": "cp1252"}
+    assert kept("--set", "input.encoding=latin-1") == usual | {"separator": ";", "encoding": "latin-1"}
 
 
 @pytest.mark.parametrize(

@@ -56,8 +56,8 @@ def command(endpoint: CountingEndpoint, folder: Path, *more: object) -> list[obj
 BEGINNINGS = {
     "batchflex.cli.command": signal.SIGINT,
     "batchflex.cli.options": signal.SIGTERM,
-    "pyarrow": signal.SIGINT,
-    "polars": signal.SIGTERM,
+    "pydantic": signal.SIGINT,
+    "httpx": signal.SIGTERM,
     "batchflex.cli.logs": signal.SIGHUP,
 }
 
@@ -75,7 +75,7 @@ def test_a_signal_while_it_begins(
 
 def test_a_signal_while_it_begins_is_logged_without_json_too(endpoint: CountingEndpoint, tmp_path: Path) -> None:
     log = tmp_path / "run.log"
-    ended = signalled(signal.SIGTERM, "pyarrow", *command(endpoint, tmp_path, "--log-file", log))
+    ended = signalled(signal.SIGTERM, "pydantic", *command(endpoint, tmp_path, "--log-file", log))
     assert (ended.code, ended.out) == (143, "")
     assert "interrupted, exit code 143" in log.read_text()
 

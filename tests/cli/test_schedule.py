@@ -438,6 +438,7 @@ def test_without_a_command_of_its_own_it_is_started_through_python(folder: Path)
         (["job%.toml", "--cron", "0 0 30 2 *"], "never comes"),
         (["job%.toml", "--at", "02:00", "--tz", "Europe/Berlim"], "did you mean Europe/Berlin"),
         (["rows.jsonl", "--at", "02:00"], "schedule takes a job file"),
+        (["job%.tml", "--at", "02:00"], "found 'job%.tml'; did you mean job%.toml?"),
         (["none.toml", "--at", "02:00"], "there is no job file none.toml"),
         (["job%.toml", "--at", "02:00", "--as", "k8s"], "needs --image"),
         (["job%.toml", "--at", "02:00", "--image", "x"], "--image needs --as k8s"),

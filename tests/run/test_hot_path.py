@@ -66,6 +66,41 @@ def test_a_row_takes_so_many_calls_at_most(endpoint: CountingEndpoint, tmp_path:
     assert 20 < a_row < MOST_CALLS, f"{a_row:.0f} calls a row"
 
 
+# Which of these libraries a command imports, and how many requests have been sent by then.
+WATCHED = """
+import json, sys, urllib.request
+from batchflex.cli.main import main
+
+control, *words = sys.argv[1:]
+watched = "numpy pyarrow pyarrow.compute polars jinja2 tenacity click rich tornado".split()
+sent = {}
+
+class Finder:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name in watched and name not in sent:
+            with urllib.request.urlopen(f"{control}/stats") as answer:
+                sent[name] = json.load(answer)["requests"]
+
+sys.meta_path.insert(0, Finder)
+code = main(words)
+print(json.dumps({"code": code, "sent": sent}))
+"""
+
+
+def test_the_first_request_waits_for_no_library_that_it_does_without(
+    endpoint: CountingEndpoint, tmp_path: Path
+) -> None:
+    rows, out = write_rows(tmp_path / "rows.jsonl", 1), tmp_path / "out"
+    control = f"{endpoint.base_url.removesuffix('/v1')}/control"
+    options = ["run", str(rows), "--base-url", endpoint.base_url, "--model", "m", "--out", str(out), "--quiet"]
+    command = [sys.executable, "-c", WATCHED, control, *options]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    found = json.loads(ended.stdout)
+    assert found["code"] == 0
+    assert found["sent"] == dict.fromkeys(("numpy", "pyarrow", "polars"), 1)  # for the table
+
+
 def test_a_run_does_not_wait_for_pandas_where_it_is_installed(endpoint: CountingEndpoint, tmp_path: Path) -> None:
     """pyarrow would import it for its first array."""
     rows, out = write_rows(tmp_path / "rows.jsonl", 1), tmp_path / "out"

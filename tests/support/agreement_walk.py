@@ -291,7 +291,7 @@ class Walk:
         wanted = {each.key: each for each in left}
         # Outcomes that a run has voided are in the folder, and yet none.
         now = oracle.answers(self.out)
-        new = now[len(before) :] if now[: len(before)] == before else None
+        new = now[len(before) :] if _by_key(now[: len(before)]) == _by_key(before) else None
         assert new is not None, "what was there has changed"
         keys = {answer["key"] for answer in new}
         assert keys <= wanted.keys(), "something was asked that was not left"
@@ -501,3 +501,8 @@ class Walk:
         self.check()
         if self.shown is not None and not self.is_stale and self._labeller.random() < 0.3:
             self.refresh()
+
+
+def _by_key(answers: list[Answer]) -> list[Answer]:
+    """Sealing puts answers in the order of the input; those to one key stay in theirs."""
+    return sorted(answers, key=lambda answer: answer["key"])

@@ -24,6 +24,15 @@ def test_what_is_not_public_is_refused_by_name_and_by_address(address: str) -> N
         assert f"is at files.example.org, whose address is {address}: no public address" in words
 
 
+@pytest.mark.parametrize(
+    ("address", "is_proposed"), [("10.0.0.1", True), ("169.254.169.254", False), ("fe80::1", False)]
+)
+def test_nobody_is_told_how_to_allow_where_clouds_have_credentials(address: str, is_proposed: bool) -> None:
+    hosts = FileHosts()
+    for words in (hosts.refusal(address, 80), hosts.refusal_of_address("metadata.internal", address, 80)):
+        assert words is not None and ("file_hosts" in words) == is_proposed
+
+
 @pytest.mark.parametrize("address", PUBLIC)
 def test_what_is_public_is_asked(address: str) -> None:
     for hosts in (FileHosts(), FileHosts(["*"])):
@@ -69,7 +78,7 @@ def test_a_list_allows_what_it_names_and_that_alone(
     hosts = FileHosts([listed])
     faults = hosts.refusal(host, port), hosts.refusal_of_address(host, address, port)
     assert (faults == (None, None)) is is_asked, faults
-    assert is_asked or "input.file_hosts" in str(faults)
+    assert is_asked or "input.file_hosts" in str(faults) or "nothing is fetched from there" in str(faults)
 
 
 def test_an_empty_list_allows_nothing() -> None:

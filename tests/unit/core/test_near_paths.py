@@ -54,6 +54,9 @@ def test_an_absolute_path_stays_one(here: Path) -> None:
     [
         (["rnu"], "there is no verb 'rnu'; did you mean run?"),
         (["tickets.toml"], "'tickets.toml' is no verb; did you mean: batchflex run tickets.toml?"),
+        (["init", "--join"], "there is no option --join; see"),
+        (["init", "--promt", "x"], "there is no option --promt; did you mean --prompt?"),
+        (["doctor", "tickts.tml"], "found 'tickts.tml'; did you mean tickets.toml?"),
         (["zzz"], "there is no verb 'zzz'; there are: run, plan, "),
         (["run", "tickts.toml"], "there is no job file tickts.toml; did you mean tickets.toml?"),
         (["run", "tickts.csv", "--prompt", "x"], "there is no input file tickts.csv; did you mean tickets.csv?"),

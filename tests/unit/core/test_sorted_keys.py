@@ -55,6 +55,20 @@ def test_a_large_key_set_stays_right_through_its_merges(monkeypatch):
     assert not any(keys.add([key(number) for number in range(60_000, 61_000)]))
 
 
+def test_many_keys_that_are_given_in_order_are_found_before_and_after_they_are_marked():
+    keys, numbers = KeySet(), range(20_000)
+    for some in (numbers[:19_000], numbers[19_000:19_990]):
+        keys.add_all(key_halves([key(number) for number in some]).sort("hi"))
+    keys.add_all(key_halves([key(number) for number in numbers[19_990:]]))
+    was_marked = []
+    for start in range(19_500, 20_500, 50):
+        assert keys.find([key(number) for number in range(start, start + 50)]) == [start < 20_000] * 50
+        was_marked.append(keys._bitmap is not None)
+    assert was_marked == sorted(was_marked) and {*was_marked} == {False, True}
+    keys.add_all(key_halves([key(number) for number in range(20_000, 21_000)]).sort("hi"))
+    assert all(keys.add([key(number) for number in range(21_000)])) and not keys.add([key(21_000)])[0]
+
+
 def test_keys_that_share_their_first_half_are_told_apart():
     keys = KeySet()
     assert keys.add([b"a" * 8 + b"1" * 8]) == [False]

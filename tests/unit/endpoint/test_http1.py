@@ -8,6 +8,7 @@ import socket
 import ssl
 import subprocess
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,7 +18,7 @@ import anyio
 import httpx
 import pytest
 
-from batchflex.endpoint.connection import AnswerTooLarge, Connection, MetClose
+from batchflex.endpoint.connection import AnswerTooLarge, Connection, MetClose, Reader
 from batchflex.endpoint.http1 import Connections
 
 pytestmark = pytest.mark.anyio
@@ -87,12 +88,19 @@ class Whole(NamedTuple):
 
 
 async def fetch(
-    connections: Connections, server: Server, body: bytes = b"{}", total_s: float = 10.0, most_bytes: int = 64 << 20
+    connections: Connections,
+    server: Server,
+    body: bytes = b"{}",
+    total_s: float = 10.0,
+    most_bytes: int = 64 << 20,
+    reader: Reader | None = None,
 ) -> Whole:
     url = httpx.URL(server.url)
     head = b"POST %b HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % (url.raw_path, len(body))
     origin = connections.server(url)
-    used = await connections.fetch(origin, head, body, connect_s=5.0, total_s=total_s, most_bytes=most_bytes)
+    used = await connections.fetch(
+        origin, head, body, connect_s=5.0, total_s=total_s, most_bytes=most_bytes, reader=reader
+    )
     whole = Whole(used.status, used.headers, used.body())
     connections.give_back(origin, used)
     return whole
@@ -171,6 +179,25 @@ async def test_what_was_not_asked_for_ends_the_connection_not_the_answer(more: b
             assert server.connections == 2
 
 
+@pytest.mark.parametrize("sent", [OK, b""], ids=["an answer", "a close"])
+async def test_what_comes_before_a_request_has_gone_is_none_of_its_answer(sent: bytes) -> None:
+    async with serving([OK]) as server, Connections() as connections:
+        await fetch(connections, server)
+        connection = connections.server(httpx.URL(server.url)).take(time.monotonic())
+        assert connection is not None
+        answer = connection.request(b"POST /x HTTP/1.1\r\ncontent-length: 2\r\n\r\n", b"{}")
+        if sent:
+            connection.data_received(sent)
+        else:
+            connection.eof_received()
+            connection.connection_lost(None)
+        with pytest.raises(httpx.RemoteProtocolError if sent else MetClose):
+            await answer
+        connection.abort()
+        await anyio.sleep(0.05)
+        assert len(server.requests) == 1
+
+
 @pytest.mark.parametrize("close", [b"connection: close\r\n", b""])
 async def test_a_connection_that_the_server_closes_is_not_used_again(close: bytes) -> None:
     last: list[bytes | None] = [OK.replace(b"\r\n\r\n", b"\r\n%b\r\n" % close)]
@@ -208,19 +235,57 @@ async def test_large_requests_and_answers(size: int) -> None:
         assert server.connections == 1
 
 
-async def test_a_stream_is_read_no_faster_than_it_is_taken() -> None:
-    """A server that sends much faster than it is read is made to wait, instead of filling the memory."""
-    piece = b"data: " + 100_000 * b"x" + b"\n\n"
-    sent: list[bytes | None] = [b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n", *(300 * [piece]), None]
+class Taker:
+    """A reader that notes what it is given, and raises when it is given ``bad``."""
+
+    def __init__(self, wait_s: float = 10.0, bad: bytes = b"bad") -> None:
+        self.taken: list[bytes] = []
+        self.wait_s, self.bad = wait_s, bad
+        self.status = 0
+
+    def begin(self, status: int, names: Sequence[bytes], values: Sequence[bytes]) -> None:
+        self.status = status
+
+    def take(self, piece: bytes) -> float:
+        self.taken.append(piece)
+        if self.bad in piece:
+            raise LookupError
+        return time.monotonic() + self.wait_s
+
+
+_EVENTS = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"
+_CHUNKED = _EVENTS + b"transfer-encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("sent", "taken"),
+    [
+        ([_CHUNKED, b"2\r\nab\r\n2\r\ncd\r\n", 0.05, b"2\r\nef\r\n0\r\n\r\n"], [b"abcd", b"ef"]),
+        ([_EVENTS + b"\r\nab", 0.05, b"cd", None], [b"ab", b"cd"]),
+        ([_EVENTS + b"content-length: 2\r\n\r\nab"], [b"ab"]),
+        ([b"HTTP/1.1 500 No\r\ncontent-type: text/event-stream\r\ncontent-length: 2\r\n\r\nab"], []),
+        ([OK], []),
+    ],
+)
+async def test_an_event_stream_is_handed_over_as_it_comes(sent: list[bytes | float | None], taken: list[bytes]) -> None:
+    """And is not kept."""
     async with serving(sent) as server, Connections() as connections:
-        response = await connections.handle_async_request(httpx.Request("POST", server.url, content=b"{}"))
-        total = 0
-        async for data in response.aiter_raw():
-            total += len(data)
-            assert len(data) < 4 << 20
-            if total < 3 << 20:
-                await anyio.sleep(0.2)
-        assert total == 300 * len(piece)
+        for _ in range(2):
+            reader = Taker()
+            whole = await fetch(connections, server, reader=reader)
+            assert (reader.taken, reader.status) == (taken, 200 if taken else 0)
+            assert bool(whole.body) != bool(taken)
+
+
+async def test_the_reader_says_when_more_has_to_come_and_what_is_wrong() -> None:
+    slow, bad = [_CHUNKED + b"2\r\nab\r\n", 5.0], [_CHUNKED + b"3\r\nbad\r\n0\r\n\r\n"]
+    async with serving(slow, bad, [OK]) as server, Connections() as connections:
+        with pytest.raises(TimeoutError), anyio.fail_after(4):
+            await fetch(connections, server, reader=Taker(wait_s=0.1))
+        with pytest.raises(LookupError):
+            await fetch(connections, server, reader=Taker())
+        assert (await fetch(connections, server)).body == b"ok"
+        assert server.connections == 3
 
 
 async def test_a_stream_that_is_waited_for_whole_is_not_held_up() -> None:

@@ -144,10 +144,6 @@ def test_a_cache_that_cannot_be_used_hinders_nothing(tmp_path: Path, monkeypatch
 # ------------------------------------------------------------------------------------------------------ which price holds
 
 
-def _body(model: str = "m") -> bytes:
-    return json.dumps({"messages": [], "model": model}).encode()
-
-
 def _prices(prices: Any = None, endpoints: Any = None) -> Prices:
     tables: dict[str, Any] = {"endpoints": endpoints} if endpoints else {"endpoint": {"base_url": "http://a/v1"}}
     return Prices(build(tables | ({} if prices is None else {"prices": prices})))
@@ -161,11 +157,11 @@ def test_what_the_job_says_wins() -> None:
     listed = Catalog([info("m", _price(1.0)), info("n", _price(2.0))], 0.0)
     one = _prices({"n": {"input": 3.0, "output": 3.0}})
     one.learn("a", listed)
-    assert [one.of(_body(model), "a") for model in "mnx"] == [_price(1.0), _price(3.0), None]
+    assert [one.of(model, "a") for model in "mnx"] == [_price(1.0), _price(3.0), None]
     assert one.missing(["m", "n", "x"]) == [("a", "x")]
     every = _prices({"input": 4.0, "output": 4.0, "n": {"input": 3.0, "output": 3.0}})
     every.learn("a", listed)
-    assert [every.of(_body(model), "a") for model in "mnx"] == [_price(4.0), _price(3.0), _price(4.0)]
+    assert [every.of(model, "a") for model in "mnx"] == [_price(4.0), _price(3.0), _price(4.0)]
     assert priced_by(every.used()) == "by [prices]"
     assert priced_by(one.used()) == "by the prices of a on 1970-01-01 and [prices]"
 
@@ -174,16 +170,16 @@ def test_a_run_counts_by_one_price_throughout() -> None:
     prices = _prices()
     prices.learn("a", Catalog([info("m", _price(1.0))], 9.0))
     prices.learn("a", Catalog([info("m", _price(5.0)), info("n", _price(5.0))], 10.0))
-    assert [prices.of(_body(model), "a") for model in "mn"] == [_price(1.0), _price(5.0)]
+    assert [prices.of(model, "a") for model in "mn"] == [_price(1.0), _price(5.0)]
 
 
 def test_of_several_endpoints_the_dearest_is_reserved() -> None:
     prices = _prices(None, [{"base_url": "http://a/v1"}, {"base_url": "http://b/v1", "model": "other"}])
     prices.learn("a", Catalog([info("m", _price(1.0)), info("other", _price(9.0))], 0.0))
-    assert prices.dearest(_body()) is None, "what b takes for its own model is not known"
+    assert prices.dearest("m") is None, "what b takes for its own model is not known"
     prices.learn("b", Catalog([info("m", _price(1.0)), info("other", _price(2.0))], 0.0))
-    assert prices.dearest(_body()) == _price(2.0)
-    assert prices.of(_body(), "a") == _price(1.0)
+    assert prices.dearest("m") == _price(2.0)
+    assert prices.of("m", "a") == _price(1.0)
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from pydantic import SecretStr
 
 from batchflex.core.errors import AttemptError, RateLimited, RowFault, RunFault, Transient
 from batchflex.core.types import Answer, Request, Usage
-from batchflex.endpoint import client as client_module, http1, queue_metrics
+from batchflex.endpoint import http1, queue_metrics, stream_reader
 from batchflex.endpoint.client import Client
 from batchflex.endpoint.provider import Endpoint
 from batchflex.protocol.rate_limit_headers import RateLimits
@@ -305,7 +305,7 @@ async def test_what_is_complete_is_complete(sent: bytes, via: Via) -> None:
 
 
 async def test_a_stream_that_stays_open_after_its_end_is_left(via: Via, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_module, "_END_S", 0.1)
+    monkeypatch.setattr(stream_reader, "_END_S", 0.1)
     with _raw_server(_events(_TEXT_EVENT, _LAST_EVENT, "[DONE]"), hold_s=15) as url, anyio.fail_after(10):
         async with _client(url, via, stream=True) as client:
             assert (await client.attempt(_request())).content == "a"

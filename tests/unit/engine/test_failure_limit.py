@@ -237,5 +237,6 @@ def test_it_is_told_once_that_no_answer_fits(rows: list[Any], doubted_at: list[i
         failures.add(made)
         if words := failures.doubt(made):
             told.append(n)
-            assert "all invalid" in words.text and "quoted words" in words.text and "quoted" not in words.unquoted
+            assert "answers are all invalid, the latest: quoted words. If" in words.text
+            assert "answers are all invalid. If" in words.unquoted
     assert told == doubted_at

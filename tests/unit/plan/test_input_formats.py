@@ -185,7 +185,7 @@ def test_what_a_long_line_is_is_told_without_the_whole_of_it(tmp_path: Path, mon
 
 def test_a_list_is_read_bit_by_bit_and_its_lines_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.json"
-    table = [{"id": i, "text": 'a "quoted" \\ [text]} ' * (i % 7), "in": {"x": [[i], {}]}} for i in range(60)]
+    table = [{"id": i, "text": 'a "quoted" \\ [text]} ' * (i % 7), "in": {"x": [[[[[[i]]]]], {}]}} for i in range(60)]
     path.write_text(json.dumps(table, indent=1))
     for size in (1, 2, 3, 7, 64, 1 << 20):
         monkeypatch.setattr(json_files, "_AT_ONCE", size)

@@ -8,6 +8,7 @@ import json
 import os
 import random
 import re
+import shutil
 import threading
 import time
 from collections.abc import Collection
@@ -34,7 +35,7 @@ from batchflex.plan.preparation import Prepared, prepare
 from batchflex.plan.reading import Every
 from batchflex.plan.source import Known, Source
 from batchflex.results import compact
-from batchflex.storage import FolderStore, part_files
+from batchflex.storage import FolderStore, ResultsFiles, part_files, places
 from batchflex.storage.output_folder import Folder
 from batchflex.storage.part_index import Positions
 from batchflex.storage.positions import OPEN, Layout, Span, file_at, shaped
@@ -138,13 +139,24 @@ def night(job: Job, answered: int | None = None, fails: Collection[int] = ()) ->
         statuses = ["failed" if at in fails else "ok" for at in range(len(asked))]
         answers = [answer(plan, request, status) for request, status in zip(asked, statuses, strict=True)]
         part_files.write_part(folder.parts, number, answers)
-        make(folder, plan, found, None)
+        as_folder = job.job.results == "folder"
+        make(folder, plan, found, None, as_folder=as_folder)
+        if as_folder:
+            make(anew := copy_without_table(folder), plan, found, None, as_folder=True)
+            assert table(folder.path.parent).equals(table(anew.path.parent)), "what was kept is not as it is made"
         identity = plan.identity()
         assert identity is not None
         folder.write_state({"plan": identity})
         layout = Layout() if found.kept else plan.layout(found.layout.files)
         snapshot.keep(folder, plan, layout, found.snapshot)
     return found, asked
+
+
+def copy_without_table(folder: Folder) -> Folder:
+    to = folder.path.parent / "copy" / "out"
+    shutil.rmtree(to, ignore_errors=True)
+    shutil.copytree(folder.path, to, ignore=shutil.ignore_patterns("results*"))
+    return Folder(to)
 
 
 def read_files(monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -167,7 +179,7 @@ def inbox(tmp_path: Path) -> Path:
 
 
 def table(folder: Path) -> pl.DataFrame:
-    return pl.read_parquet(folder / "out" / "results.parquet")
+    return pl.read_parquet(ResultsFiles(Folder(folder / "out")).paths)
 
 
 @pytest.mark.parametrize("name", ["3.jsonl", "0a.jsonl", "%.jsonl"])
@@ -929,6 +941,7 @@ def any_nights(most: int) -> Any:
         written=st.booleans(),
         failing=st.sets(st.integers(0, 8), max_size=2),
         large=st.booleans(),
+        stretch=st.sampled_from([None, 2, 5]),
     )
     allowed = [HealthCheck.function_scoped_fixture]
     return lambda test: settings(max_examples=most, deadline=None, suppress_health_check=allowed)(examples(test))
@@ -956,20 +969,24 @@ def each_row_has_its_answer(
     written: bool,
     failing: set[int],
     large: bool,
+    stretch: int | None,
 ) -> None:
+    """``stretch`` is how many rows a file of the table has, if that is a folder."""
     patched = pytest.MonkeyPatch()
     patched.setattr(snapshot, "WORTH_ROWS", 1 if written else 1_000)
     if large:
         patched.setattr(unusable_rows, "_PREFLIGHT_REQUESTS", 0)
         patched.setattr(preparation, "_HELD_BYTES", 0)
         patched.setattr(plan_module, "_BLOCK_REQUESTS", 2)
+    kind = "folder" if stretch else "file"
+    patched.setattr(places, "STRETCH_ROWS", stretch or 1)
     files = Folderful(folder, seed, named)
     asked: list[bytes] = []
     for turn, (happenings, answered) in enumerate([*nights, ([], None)]):
         for what in happenings:
             getattr(files, what)()
         fails = failing if turn < len(nights) else ()
-        job = job_of(folder, sweep=sweep, job={"on_change": "rerun", "retry_failed": 10})
+        job = job_of(folder, sweep=sweep, job={"on_change": "rerun", "retry_failed": 10, "results": kind})
         _, requests = night(job, answered, fails)
         assert {*asked}.isdisjoint(request.key for request in requests), "what is answered is not asked again"
         asked += [request.key for at, request in enumerate(requests) if at not in fails]

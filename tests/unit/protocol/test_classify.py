@@ -245,6 +245,78 @@ def test_a_stream_is_the_answer_it_would_have_been() -> None:
     }
 
 
+_FRAMES = (
+    '{"choices":[{"index":0,"delta":{"content":%s},"logprobs":null,"finish_reason":null}],"model":"m"}',
+    '{"choices": [{"index": 0, "delta": {"role": "assistant", "content": %s}}], "id": "content", "usage": null}',
+    '{"id":"a","choices":[{"delta":{"content":"","reasoning_content":%s,"tool_calls":[]}}]}',
+    '{"choices":[{"delta":{"reasoning":%s}}],"usage":{"total_tokens":3}}',
+    '{"choices":[{"delta":{"content":%s},"logprobs":{"content":[{"token":"a"}]}}]}',
+    '{"choices":[{"delta":{"content":"a","reasoning":%s}}]}',
+    '{"choices":[{"delta":{"content":"b"},"text":%s}]}',
+    '{"choices":[{"delta":{"refusal":%s}}]}',
+    '{"choices":[{"index":1,"delta":{"content":%s}}]}',
+    '{"choices":[{"delta":{"content":%s}},{"index":1,"delta":{"content":"c"}}]}',
+    '{"choices":[{"delta":{"tool_calls":[{"function":{"arguments":%s}}]}}]}',
+    '{"choices":[{"delta":{"content":%s},"error":null}],"model":"other","created":%s}',
+)
+_STRINGS = (
+    '"a"',
+    '"content"',
+    '" \\"b\\""',
+    '"\\\\"',
+    '"\\n"',
+    '""',
+    '"é"',
+    '"\\u00e9"',
+    '"\\ud83d"',
+    '"\\ude00"',
+    "null",
+    '"a',
+    '"b\\"',
+    "1",
+)
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(_FRAMES), st.one_of(st.sampled_from(_STRINGS), st.text(max_size=3).map(json.dumps))),
+        max_size=12,
+    )
+)
+def test_events_that_are_seen_to_be_alike_come_to_the_same(events: list[tuple[str, str]]) -> None:
+    quick, kept = Stream(), Stream()
+    for frame, text in events:
+        for _ in range(3):
+            data = frame.replace("%s", text).encode()
+            try:
+                brought = kept.take("", data)
+            except AttemptError:
+                with pytest.raises(AttemptError):
+                    assert not quick.take_alike(data)
+                    quick.take("", data)
+                return
+            assert (quick.take_alike(data) or quick.take("", data)) == brought
+    assert _ending(quick) == _ending(kept)
+
+
+def _ending(stream: Stream) -> Any:
+    try:
+        return stream.completion(), stream.is_complete, stream.finish_reason
+    except AttemptError as fault:
+        return fault.message
+
+
+@pytest.mark.parametrize("frame", _FRAMES[:4])
+def test_most_events_are_seen_to_be_alike(frame: str) -> None:
+    stream = Stream()
+    seen = []
+    for text in ('"a"', '" b"', '"\\n"', '"c"'):
+        seen.append(stream.take_alike(frame.replace("%s", text).encode()))
+        if not seen[-1]:
+            stream.take("", frame.replace("%s", text).encode())
+    assert seen == [False, True, True, True]
+
+
 def test_usage_inside_a_choice_is_found() -> None:
     stream = Stream()
     stream.feed({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop", "usage": {"total_tokens": 3}}]})
