@@ -130,7 +130,7 @@ class Execution:
             self._warn_of_slips()
             for note in self._prepared.notes:
                 self._emitter.note(note)
-            async with self._helper, anyio.create_task_group() as beside:
+            async with anyio.create_task_group() as beside:
                 if received is not None:
                     beside.start_soon(self._handle_signals, received)
                 beside.start_soon(self._monitor.report)
@@ -144,7 +144,8 @@ class Execution:
         try:
             self._folder.write_state(self.run_state.state(time.time()))
             if not self._prepared.finished:
-                await self._send_all()
+                async with self._helper:  # it ends before the table is made: both at once take the most memory
+                    await self._send_all()
         except StorageError as error:
             self.stop("disk", str(error))
         except anyio.get_cancelled_exc_class():
