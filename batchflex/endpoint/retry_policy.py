@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import msgspec
 
@@ -86,13 +86,27 @@ async def persist(
 
     :raises AttemptError: the last failure, or the first that is not :class:`~batchflex.core.errors.Transient`.
     """
-    fault = first
-    while not exhausted(fault, tries, policy):
-        seconds = wait_s(fault, tries, policy, jitter)
+    import tenacity  # a run in which nothing fails does without it
+
+    failed_before = [first]
+
+    async def once() -> T:
+        if failed_before:
+            raise failed_before.pop()
+        return await attempt()
+
+    async def rest(seconds: float) -> None:
         tries.seconds += seconds
         await sleep(seconds)
-        try:
-            return await attempt()
-        except Transient as again:
-            fault = again
-    raise fault
+
+    def fault(state: tenacity.RetryCallState) -> Transient:
+        return cast(Transient, state.outcome and state.outcome.exception())
+
+    retrying = tenacity.AsyncRetrying(
+        retry=tenacity.retry_if_exception_type(Transient),
+        stop=lambda state: exhausted(fault(state), tries, policy),
+        wait=lambda state: wait_s(fault(state), tries, policy, jitter),
+        sleep=rest,
+        reraise=True,
+    )
+    return await retrying(once)
