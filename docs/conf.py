@@ -34,6 +34,6 @@ nitpick_ignore_regex = [
     ),
     (
         "py:class",
-        r"(batchflex\.scoring\.data_frames\.)?(F|OnRow|Part|RowFunction|Scores)",
+        r"(batchflex\.scoring\.data_frames\.)?(F|JobLike|OnRow|Part|RowFunction|Scores)",
     ),  # types of arguments, told in words
 ]

@@ -47,18 +47,18 @@ def read(spec: str | Path, settings: Sequence[tuple[str, Any]] = (), *, moment: 
     path = Path(spec)
     if path.suffix.lower() == ".toml":
         return load(path, settings, moment=moment)
-    if (fault := absent_input(str(path))) is not None:
-        raise JobError(fault)
     plain = path.name.lower().removesuffix(".gz").removesuffix(".zst")
     has_prompt = any(place.startswith("prompt.") for place, _ in settings)
     if plain.endswith(_TABLES) and not has_prompt:
         raise JobError(
-            f"{path} is a table, and needs a prompt made of its columns: --prompt '… {{{{ name_of_a_column }}}}', or a job file "
-            f"(.toml) with one, which this writes: batchflex init {shlex.quote(str(path))}"
+            absent_input(str(path))
+            or f"{path} is a table, and needs a prompt made of its columns: --prompt '… {{{{ name_of_a_column }}}}', or a job "
+            f"file (.toml) with one, which this writes: batchflex init {shlex.quote(str(path))}"
         )
     if not path.is_dir() and not plain.endswith((*REQUEST_FILES, *_TABLES)):
         raise JobError(
-            f"{path} is neither a job file (.toml) nor requests: {', '.join(REQUEST_FILES)} (.gz and .zst may follow), "
+            absent_input(str(path))
+            or f"{path} is neither a job file (.toml) nor requests: {', '.join(REQUEST_FILES)} (.gz and .zst may follow), "
             f"nor a table to ask about with --prompt: {', '.join(_TABLES)}; nor a folder or pattern of such files"
         )
     stem = path.name.split(".")[0]

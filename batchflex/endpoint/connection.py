@@ -87,9 +87,9 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_alarm", "_chunks", "_framed", "_got_eof", "_has_data", "_has_headers", "_head", "_idle_bytes", "_is_dubious",
-        "_lost", "_met_close", "_most", "_outgoing", "_parser", "_reader", "_requests", "_size", "_transport", "_unpacker",
-        "_waiter", "_was_streamed", "_watch", "idle_since", "is_complete", "keeps", "names", "status", "streamed", "values",
-        "when_closed",
+        "_loop", "_lost", "_met_close", "_most", "_outgoing", "_parser", "_reader", "_requests", "_size", "_transport",
+        "_unpacker", "_waiter", "_was_streamed", "_watch", "idle_since", "is_complete", "keeps", "names", "status", "streamed",
+        "values", "when_closed",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -107,6 +107,7 @@ class Connection(asyncio.Protocol):
         self._most = ANSWER_BYTES
         self._reader: Reader | None = None
         self._outgoing: tuple[bytes, bytes] | None = None  # a request that waits to be sent
+        self._loop = asyncio.get_running_loop()
         self._begin()
         self.is_complete = True  # nothing is awaited
 
@@ -156,7 +157,7 @@ class Connection(asyncio.Protocol):
         :raises httpx.ReadError, httpx.RemoteProtocolError: if there is none, or it is broken.
         :raises AnswerTooLarge: if it is larger than ``most_bytes``. Of what is no success only the first 1 MB is read.
         """
-        loop = asyncio.get_running_loop()
+        loop = self._loop
         self._was_streamed = self.streamed
         self._begin()
         self._requests += 1
@@ -321,7 +322,7 @@ class Connection(asyncio.Protocol):
         if (self._got_eof or error is not None) and self.when_closed is not None:
             is_idle = self.is_complete
             if is_idle or isinstance(self._lost, MetClose):
-                after_s = asyncio.get_running_loop().time() - self.idle_since
+                after_s = self._loop.time() - self.idle_since
                 self.when_closed(self.streamed if is_idle else self._was_streamed, after_s)
         self._wake()
 

@@ -72,7 +72,7 @@ class Gate:
         self._fresh: deque[_Waiter] = deque()
         self._again: deque[_Waiter] = deque()
         self._closing = anyio.Event()
-        self._bound: Bound = "concurrency"
+        self._bound: Bound | None = None  # unless it is slots
         self._others_may_go = False  # though the latest that was looked at had to wait
         self._backing_off: Counter[str] = Counter()
         self._refused_next = False
@@ -89,9 +89,9 @@ class Gate:
         if self.is_paused:
             return "waiting"
         if self._again or self._fresh:
-            return self._bound if self._may_begin(again=bool(self._again)) else "endpoint"
-        admission = self.admission
-        return None if any(each.has_room for each in self.endpoints) else admission.bound_by_slots()
+            may_begin = self._may_begin(again=bool(self._again))
+            return (self._bound or self.admission.bound_by_slots()) if may_begin else "endpoint"
+        return None if any(each.has_room for each in self.endpoints) else self.admission.bound_by_slots()
 
     async def enter(self, cost: Cost, *, again: bool = False) -> EndpointState | None:
         """Take a slot, waiting for it; ``again`` goes before new rows. ``None``: nothing more is admitted."""
@@ -287,7 +287,7 @@ class Gate:
             elif (load := endpoint.in_flight / endpoint.window) < least:
                 best, least = endpoint, load
         if not roomy:
-            self._bound = self.admission.bound_by_slots()
+            self._bound = None
             return None
         if self._budget.is_limited and not self._affordable(now, cost):
             self._bound = "budget"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ..attachments import described
-from ..core import BAD, RULE, AttemptError, Event, Message, Outcome, Request, ident, named, unquoted
+from ..core import RULE, AttemptError, Event, Message, Outcome, Request, ident, named, unquoted
 from ..protocol import failure_text
 
 _HEADS = {"failed": "row {0} failed", "empty": "the answer of row {0} is empty"}
@@ -27,9 +27,8 @@ def retrying(id: str, endpoint: str, attempts: int, fault: AttemptError, *, show
 
 
 def of_bad_row(made: Outcome, request: Request, doubt: Message | None) -> Iterator[Event]:
-    """That a row ended without an answer that fits, and what that gives reason to doubt; nothing of another row."""
-    if made.status in BAD:
-        yield _row_failed(made, request)
+    """That a row ended without an answer that fits, and what that gives reason to doubt."""
+    yield _row_failed(made, request)
     if doubt is not None:
         yield Event("note", doubt.text, doubt.unquoted, "warning")
 

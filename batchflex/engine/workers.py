@@ -13,6 +13,7 @@ from anyio.abc import TaskGroup
 from ..attachments import FileFault
 from ..config import Job, unbounded
 from ..core import (
+    BAD,
     AttemptError,
     KeyReplaced,
     Outcome,
@@ -432,7 +433,8 @@ class Workers:
                 self._on_row(made)
             if useless := self._failures.add(made):
                 self._stop("failures", useless + f"; {_LET_FAIL}{BLAMELESS}")
-            for event in log_events.of_bad_row(made, request, self._failures.doubt(made)):
-                self._emit(event)
+            if made.status in BAD:
+                for event in log_events.of_bad_row(made, request, self._failures.doubt(made)):
+                    self._emit(event)
         if self._outcome_writer.full:
             self._stop("disk", "the disk is full: free some space")

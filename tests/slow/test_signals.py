@@ -200,12 +200,12 @@ class Slow(pq.ParquetWriter):
         self.waits = "results.parquet" in str(getattr(where, "name", where))
         super().__init__(where, *more, **options)
 
-    def write_table(self, *table):
+    def write_table(self, *table, **options):
         if self.waits:
             begun.touch()
             while not allowed.exists():
                 time.sleep(0.01)
-        super().write_table(*table)
+        super().write_table(*table, **options)
 
 pq.ParquetWriter = Slow
 sys.exit(main(sys.argv[3:]))
