@@ -18,7 +18,7 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
-from ..core import STATUSES, KeySet, raw
+from ..core import STATUSES, KeySet, malloc, raw
 from ..protocol import REASK_STATUSES, Policy
 from ..storage import Folder, Layout, Number, Void, part_files, part_index, replaced, storing
 from .answer_index import AnswerIndex, may_be_asked_again
@@ -171,7 +171,8 @@ def _is_written(folder: Folder, found: Snapshot) -> bool:
 def _with_more(folder: Folder, plan: Plan, layout: Layout | None, before: Snapshot, reasks: Policy) -> Standing | None:
     """How it stood and the parts that came; ``None`` if that does not tell all. Without a ``layout`` it is that of the plan."""
     numbers = [number for number in part_files.part_numbers(folder.parts) if number > before.last]
-    heads = _heads(folder, plan, numbers, reasks)
+    with malloc.keeping():
+        heads = _heads(folder, plan, numbers, reasks)
     if heads is None:
         return None
     placed = part_index.read_found(folder.positions)

@@ -113,7 +113,7 @@ class Layout:
         """For each span that has some of these rows of the plan: its file, the position of the first of them, and the numbers of
         the first and of that after the last, in the order of the plan."""
         found = []
-        for file, position, first, after in self._in_order():
+        for file, position, first, after in self._in_order:
             if first < end and after > begin:
                 at = max(first, begin)
                 found.append((file, position + at - first, at, min(after, end)))
@@ -121,8 +121,9 @@ class Layout:
 
     def spans(self) -> list[tuple[int, int, int]]:
         """For each span in the order of the plan: its file, the number of its first row in the plan and that after its last."""
-        return [(file, first, after) for file, _, first, after in self._in_order()]
+        return [(file, first, after) for file, _, first, after in self._in_order]
 
+    @cached_property
     def _in_order(self) -> list[tuple[int, int, int, int]]:
         """For each span in the order of the plan: its file, the position where it begins, and where it is in the plan."""
         found = [(file, start, begin + start, begin + end) for file, start, end, begin in self._found]
