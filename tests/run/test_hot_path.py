@@ -13,7 +13,7 @@ from tests.support.command_line import write_rows
 from tests.support.counting_endpoint import CountingEndpoint
 
 ROWS, FIRST = 3_000, 1_000
-MOST_CALLS = 220  # functions of Python and of C, on the thread of the loop, for each row
+MOST_CALLS = 160  # functions of Python and of C, on the thread of the loop, for each row
 COUNTED = """
 import functools, importlib.util, json, sys
 import anyio
