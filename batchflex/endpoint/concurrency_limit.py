@@ -5,7 +5,8 @@ Decisions only: time is passed in, in seconds of a monotonic clock.
 An endpoint with capacity left answers twice as many requests a second when twice as many are in flight; one without makes them
 wait. So the window is judged by its throughput: how many are in flight, divided by how long an answer takes (Little's law). It
 grows by half while that pays. Then it is held, and now and then tried a little larger and a little smaller: what delivers
-clearly more is kept, and what is smaller and delivers as much. Only rounds count in which the window was used: a slow input, or
+clearly more is kept, and what is smaller and delivers as much. Where answers take no more than some milliseconds it grows until they
+take as long, and is not made smaller. Only rounds count in which the window was used: a slow input, or
 a quota, says nothing of the endpoint.
 """
 
@@ -48,6 +49,8 @@ _CEILING_S, _LONGEST_CEILING_S = 30.0, 480.0
 _QUEUING = 0.1
 # Answers that take no longer than this, times the shortest, have not waited.
 _UNQUEUED = 1.25
+# Nobody suffers from a queue as short as this, and how such times change says more of this process than of the endpoint.
+_SHORT_ANSWER_S = 0.01
 
 
 @dataclass(slots=True)
@@ -246,7 +249,7 @@ class ConcurrencyLimit:
         enough, gained = self.size, _GROWTH
         if before is not None and before[0] < self.size:
             gained = seen.rate / before[1]
-            if gained < (self.size / before[0]) ** _GROWS:
+            if gained < (self.size / before[0]) ** _GROWS and seen.mean_s > _SHORT_ANSWER_S:
                 enough = math.ceil(before[0] * gained)
         if enough == self.size < self._highest(now) and not self._queues:
             self._reached = max(self._reached, self.size)
@@ -313,7 +316,9 @@ class ConcurrencyLimit:
         step = max(_STEP, _OUT_OF_NOISE * self._error / _PAYS)
         fewer = min(self.size - 1, round(self.size / (1 + min(_LARGEST_STEP, step))))
         more = max(self.size + 1, round(self.size * (1 + min(_LARGEST_STEP, step * self._stride))))
-        if (self._fewer_next or self._queues or self.size >= self._highest(now)) and fewer >= 1:
+        if self._round.mean_s <= _SHORT_ANSWER_S and not self._queues:
+            self._set(now, more, "tries more")
+        elif (self._fewer_next or self._queues or self.size >= self._highest(now)) and fewer >= 1:
             self._set(now, fewer, "tries fewer")
         else:
             self._set(now, more, "tries more")

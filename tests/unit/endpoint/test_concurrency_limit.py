@@ -95,6 +95,12 @@ def test_a_server_that_gets_slower_with_each_and_yet_delivers_more_is_filled(slo
     assert asked.rate(200, 400) >= 0.85 * 256 / 256**slowdown
 
 
+@pytest.mark.parametrize("answer_s", [0.0001, 0.0002, 0.001])
+def test_a_queue_of_some_milliseconds_is_not_shortened(answer_s: float) -> None:
+    asked = client(Slots(1, answer_s)).run(8)
+    assert 0.005 <= asked.pacer.concurrency.size * answer_s <= 0.025
+
+
 def test_a_slow_input_is_not_taken_for_a_slow_endpoint() -> None:
     asked = client(Slots(1_000, 0.2), arrivals=lambda n: n / 20).run(30)
     assert asked.pacer.concurrency.size >= 8
