@@ -5,9 +5,9 @@ Decisions only: time is passed in, in seconds of a monotonic clock.
 An endpoint with capacity left answers twice as many requests a second when twice as many are in flight; one without makes them
 wait. So the window is judged by its throughput: how many are in flight, divided by how long an answer takes (Little's law). It
 grows by half while that pays. Then it is held, and now and then tried a little larger and a little smaller: what delivers
-clearly more is kept, and what is smaller and delivers as much. Where answers take no more than some milliseconds it grows until they
-take as long, and is not made smaller. Only rounds count in which the window was used: a slow input, or
-a quota, says nothing of the endpoint.
+clearly more is kept, and what is smaller and delivers as much. Where answers take no more than some milliseconds it grows until
+they take as long, and is not made smaller. Only rounds count in which the window was used: a slow input, or a quota, says nothing
+of the endpoint.
 """
 
 from __future__ import annotations
