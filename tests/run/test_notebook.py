@@ -9,6 +9,7 @@ import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -58,11 +59,8 @@ def test_a_run_shows_a_widget_and_then_itself(endpoint: CountingEndpoint, shared
     assert error(shared.cell("assert run.results().height == 30")) is None
 
 
-def test_an_interrupted_cell_keeps_what_is_in_flight_and_the_next_goes_on(
-    endpoint: CountingEndpoint, shared: Kernel, tmp_path: Path
-) -> None:
-    endpoint.knobs(latency_s=0.2)
-    shared.cell(a_job(endpoint, tmp_path))
+def interrupted(cell: str, shared: Kernel, endpoint: CountingEndpoint) -> list[Any]:
+    """What a cell shows that is interrupted once some requests have come."""
 
     def interrupt() -> None:
         wait_until(lambda: endpoint.stats()["requests"] >= 8, "requests have come")
@@ -70,8 +68,17 @@ def test_an_interrupted_cell_keeps_what_is_in_flight_and_the_next_goes_on(
 
     thread = threading.Thread(target=interrupt)
     thread.start()
-    outputs = shared.cell("run = batchflex.run(job)")
+    outputs = shared.cell(cell)
     thread.join()
+    return outputs
+
+
+def test_an_interrupted_cell_keeps_what_is_in_flight_and_the_next_goes_on(
+    endpoint: CountingEndpoint, shared: Kernel, tmp_path: Path
+) -> None:
+    endpoint.knobs(latency_s=0.2)
+    shared.cell(a_job(endpoint, tmp_path))
+    outputs = interrupted("run = batchflex.run(job)", shared, endpoint)
     assert error(outputs) == ("KeyboardInterrupt", "interrupted; what was answered is kept: run it again to go on")
     assert "may finish within 30 s; interrupt again to end at once" in text(outputs)
     sent = endpoint.stats()["requests"]
@@ -90,15 +97,7 @@ def test_an_interrupted_await_keeps_what_is_in_flight_too(
 ) -> None:
     endpoint.knobs(latency_s=0.3)
     shared.cell(a_job(endpoint, tmp_path))
-
-    def interrupt() -> None:
-        wait_until(lambda: endpoint.stats()["requests"] >= 8, "requests have come")
-        shared.interrupt()
-
-    thread = threading.Thread(target=interrupt)
-    thread.start()
-    outputs = shared.cell(cell)
-    thread.join()
+    outputs = interrupted(cell, shared, endpoint)
     assert error(outputs) == ("CancelledError", "interrupted; what was answered is kept: run it again to go on")
     assert "may finish within 30 s; interrupt again to end at once" in text(outputs)
     sent = endpoint.stats()["requests"]
