@@ -70,8 +70,8 @@ def open_many_files() -> None:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """Of a client: the batchflex beside these benchmarks, its modules compiled once as where it is installed, and no proxy between
-    it and the target."""
+    """Of a client: the batchflex beside these benchmarks, its modules compiled once, as where it is installed, and no proxy
+    between it and the target."""
     kept = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
     kept.pop("PYTHONDONTWRITEBYTECODE", None)
     return kept | {"PYTHONPATH": str(ROOT)} | more

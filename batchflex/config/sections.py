@@ -51,7 +51,7 @@ class RetrySection(Section):
 class JournalSection(Section):
     sync_s: Annotated[float, Field(gt=0, le=3600)] = 1.0
     seal_rows: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
-    seal_mb: Annotated[float, Field(gt=0, le=4096)] = 16.0
+    seal_mb: Annotated[float, Field(gt=0, le=4096)] = 32.0
 
 
 class LogSection(Section):

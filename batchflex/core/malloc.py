@@ -14,7 +14,11 @@ from collections.abc import Iterator
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h
 _MAPPED_BYTES, _TRIMMED_BYTES = 256 << 10, 128 << 10
 _MAPPED_SHORT_BYTES, _TRIMMED_SHORT_BYTES = 4 << 20, 32 << 20
-_ENVIRONMENT = {"ARROW_DEFAULT_MEMORY_POOL": "system", "_RJEM_MALLOC_CONF": "dirty_decay_ms:0,muzzy_decay_ms:0"}
+_ENVIRONMENT = {
+    "ARROW_DEFAULT_MEMORY_POOL": "system",
+    "_RJEM_MALLOC_CONF": "dirty_decay_ms:0,muzzy_decay_ms:0",
+    "OPENBLAS_NUM_THREADS": "1",  # a thread a core, each with memory, which are busy for 0.08 s of CPU as numpy is imported
+}
 
 _gives_back = False  # whether this process is one that was set up so
 

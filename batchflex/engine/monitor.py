@@ -128,8 +128,7 @@ class Monitor:
 
     def disk_warning(self, watch: disk_space.Watch) -> str | None:
         """A sentence if the rows that are left may not fit. Blocks."""
-        planned, done = self._run_state.planned, self._run_state.done
-        return watch.doubt(None if planned is None else planned - done, done)
+        return watch.doubt(self._run_state.left, self._run_state.done)
 
     async def count(self) -> None:
         """Count the requests of the plan, where nothing else gives their number sooner."""

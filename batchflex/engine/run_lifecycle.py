@@ -212,6 +212,7 @@ class Execution:
             slots=engine.slots,
             carry_schema=self._prepared.carry_schema,
             helper=self._helper,
+            left=lambda: self.run_state.left,
         )
         try:
             where = " and ".join(endpoint.base_url or "the local model" for endpoint in engine.endpoints)

@@ -139,6 +139,11 @@ class RunState:
         return sum(self.rows.values()) - self.outstanding
 
     @property
+    def left(self) -> int | None:
+        """Rows that have no outcome yet; ``None`` until it is known how many are planned."""
+        return None if self.planned is None else self.planned - self.done
+
+    @property
     def exit_code(self) -> int:
         """As the command line's contract has it: 0, 1, 3, 128 and the signal's number, or what nothing sent calls for."""
         if self.refused_with is not None:

@@ -90,7 +90,8 @@ _SMALLEST_RESERVE, _LARGEST_RESERVE = 1 << 20, 512 << 20
 class OutcomeWriter:
     """Keeps the outcomes of one run, of ``slots`` requests at a time. :meth:`keep` is for the event loop; what is slow happens in
     threads, or in the ``helper`` process, if there is one: what is sealed while it runs, and all that is sealed before
-    :meth:`finish`.
+    :meth:`finish`. It is not started for the last two segments: ``left`` tells how many rows are without an outcome, if that is
+    known.
 
     :raises StorageError: if the journal cannot be begun.
     """
@@ -104,9 +105,11 @@ class OutcomeWriter:
         slots: int = 1,
         carry_schema: Any = None,
         helper: Helper | None = None,
+        left: Callable[[], int | None] = lambda: None,
     ) -> None:
         self._folder = folder
         self._helper = helper
+        self._left = left
         self._policy = policy
         self._carry_schema = carry_schema
         self._gil_yield = GilYield()
@@ -134,9 +137,16 @@ class OutcomeWriter:
         """
         self._journal.append(outcome)
         segment = self._journal.segment
-        if segment.rows >= self._seal_rows or segment.bytes >= self._seal_bytes:
+        if (segment.rows >= self._seal_rows or segment.bytes >= self._seal_bytes) and self._is_worth_sealing(segment):
             self._large.set()
             self._gil_yield.hurry()  # if one is being sealed still, it takes too long
+
+    def _is_worth_sealing(self, segment: journal.Segment) -> bool:
+        """Not if no more is left than it has, as to start the helper takes longer than to seal as much."""
+        if self._helper is None or self._helper.is_running or segment.bytes >= 2 * self._seal_bytes:
+            return True
+        left = self._left()  # with the row that is being kept
+        return left is None or left > segment.rows + 1
 
     def void(self, run_id: str) -> None:
         """Note that the failures of a run count for nothing. As :meth:`keep`."""

@@ -9,7 +9,7 @@ from typing import IO, Any
 import pytest
 
 import batchflex
-from batchflex.storage import results_table
+from batchflex.storage import helper, results_table
 from batchflex.storage.helper import Helper
 from tests.support.counting_endpoint import CountingEndpoint
 
@@ -27,20 +27,41 @@ def test_it_has_ended_when_the_table_is_made(
         return seal(self, segment, stream, carry_schema)
 
     def writing(*given: Any) -> None:
-        running.extend(helper.is_running for helper in used)
+        running.extend(each.is_running for each in used)
         write_results(*given)
 
     monkeypatch.setattr(Helper, "seal", sealing)
     monkeypatch.setattr(results_table, "write_results", writing)
-    rows = [{"id": f"r{n}", "messages": [{"role": "user", "content": f"text {n}"}]} for n in range(300)]
-    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    ended = batchflex.run(
+    assert _run(endpoint, tmp_path, 300, seal_rows=50).results().height == 300
+    assert running and not any(running)
+
+
+@pytest.mark.parametrize(("rows", "is_started"), [(99, False), (100, False), (300, True)])
+def test_two_segments_are_sealed_without_it(
+    rows: int, is_started: bool, endpoint: CountingEndpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[object] = []
+    start = helper._started
+
+    def starting() -> Any:
+        started.append(True)
+        return start()
+
+    monkeypatch.setattr(helper, "_started", starting)
+    assert _run(endpoint, tmp_path, rows, seal_rows=50).results().height == rows
+    assert len(list((tmp_path / "out" / "parts").iterdir())) >= (2 if is_started else 1)
+    assert bool(started) == is_started
+
+
+def _run(endpoint: CountingEndpoint, folder: Path, rows: int, seal_rows: int) -> batchflex.Run:
+    made = [{"id": f"r{n}", "messages": [{"role": "user", "content": f"text {n}"}]} for n in range(rows)]
+    (folder / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in made))
+    return batchflex.run(
         {
-            "job": {"out": str(tmp_path / "out")},
+            "job": {"out": str(folder / "out")},
             "endpoint": {"base_url": endpoint.base_url},
             "params": {"model": "m"},
-            "input": {"path": str(tmp_path / "in.jsonl")},
-            "journal": {"seal_rows": 50},
+            "input": {"path": str(folder / "in.jsonl")},
+            "journal": {"seal_rows": seal_rows},
         }
     )
-    assert ended.results().height == 300 and running and not any(running)
