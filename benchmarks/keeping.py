@@ -39,7 +39,7 @@ def _outcomes(rows: int) -> list[Outcome]:
             key=f"{i:032x}", slot=f"{i:032x}", id=f"r{i}", row=i, sample=0, status="ok", attempts=1,
             started_at=1_760_000_000_000_000 + i, finished_at=1_760_000_000_400_000 + i,
             endpoint="http://127.0.0.1:8000/v1", run_id="20260101T000000Z-0123ab", content=content,
-            finish_reason="stop", model="m", latency_s=0.4, http_status=200, response=COMPLETION, **said["usage"],
+            finish_reason="stop", model="m", latency_s=0.4, http_status=200, response=COMPLETION.encode(), **said["usage"],
         )
         for i in range(rows)
     ]  # fmt: skip
