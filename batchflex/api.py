@@ -20,7 +20,7 @@ import anyio.to_thread
 from .config import Job, build, changed, environment_of, for_another_server, places_of, read, specs_of
 from .core import InputError, JobError, JobWarning, RunStopped
 from .display import Caller, Onlooker, bar_for
-from .engine import JobRun, Nobody, Observer, RowStream, Run, Underway, awaited, on_a_loop, rows_of, wait_for
+from .engine import Execution, JobRun, Nobody, Observer, RowStream, Run, Underway, awaited, on_a_loop, rows_of, wait_for
 from .notify import Notifier
 from .plan import FrameInput, asked_columns, messages_of, require_input
 from .protocol import CHAT
@@ -214,6 +214,7 @@ async def _whole(
     handle_signals: bool = False,
     attempt: Attempt | None = None,
     underway: Underway | None = None,
+    processes: int | None = None,
 ) -> Run:
     """The run, and then its scores. Before all else it is seen to it that the input is there."""
     if frame is None:
@@ -225,7 +226,10 @@ async def _whole(
         evaluate.require(job, is_retry=retried is not None)
         then = partial(evaluate.after, job=job, observer=observer, handle_signals=handle_signals)
     on_outcome = None if underway is None else underway.on_row
-    run = JobRun(job, retried=retried, frame=frame, observer=observer, attempt=attempt, then=then, on_row=on_outcome)
+    run = JobRun(
+        job, retried=retried, frame=frame, observer=observer, attempt=attempt, then=then, on_row=on_outcome,
+        executed_by=_executed_by(job, processes),
+    )  # fmt: skip
     if underway is not None:
         underway.begun(run)
     if job.dated is None:
@@ -239,6 +243,14 @@ async def _whole(
     if ended.stopped_by is None:
         await anyio.to_thread.run_sync(retention.remove_old, job, note)
     return ended
+
+
+def _executed_by(job: Job, processes: int | None) -> Callable[..., Execution]:
+    if processes is None:
+        return Execution
+    from .cluster import on_processes
+
+    return on_processes(job, processes)
 
 
 @contextlib.contextmanager
@@ -421,13 +433,15 @@ def execute(
     on_row: OnRow | None = None,
     attend: Callable[[], object] = lambda: None,
     kept: str = "what was answered is kept: run it again to go on",
+    processes: int | None = None,
 ) -> Run:
     """A run or a retry, and its scores, on an event loop of its own: uvloop's where it is installed.
 
     With ``handle_signals`` in this thread, as the command line wants it. Else in another: this one then calls ``attend`` now and
-    then, and ``on_row`` with each row; an interrupt says what is ``kept``.
+    then, and ``on_row`` with each row; an interrupt says what is ``kept``. ``processes`` is on how many rows are sent, if not on
+    this one.
     """
-    whole = partial(_whole, observer=observer, handle_signals=handle_signals, attempt=attempt)
+    whole = partial(_whole, observer=observer, handle_signals=handle_signals, attempt=attempt, processes=processes)
 
     def on_a_loop_of_its_own(work: Callable[..., Awaitable[Run]]) -> Run:
         if handle_signals:

@@ -36,7 +36,13 @@ def run(options: argparse.Namespace) -> int:
         except JobError as error:
             _notify_of_mistakes(options, error)
             raise
-        return _send(options, attempt, Folder(job.out), job, partial(execute, job, handle_signals=True))
+        return _send(
+            options,
+            attempt,
+            Folder(job.out),
+            job,
+            partial(execute, job, handle_signals=True, processes=options.processes),
+        )
 
 
 def retry(options: argparse.Namespace) -> int:
@@ -78,7 +84,7 @@ def _retry(
                 if options.json:
                     output.show_json({**seen.facts, "message": "it was not confirmed, so nothing was sent"})
                 return None
-    return execute(retried, observer=observer, handle_signals=True, attempt=attempt)
+    return execute(retried, observer=observer, handle_signals=True, attempt=attempt, processes=options.processes)
 
 
 def _is_confirmed() -> bool:
