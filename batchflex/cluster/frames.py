@@ -137,9 +137,11 @@ def unpacked(body: bytes) -> Any:
 
 
 def read(stream: IO[bytes]) -> Any | None:
-    """The next frame; ``None`` at the end. Blocks."""
-    head = stream.read(LENGTH_BYTES)
-    if len(head) < LENGTH_BYTES:
+    """The next frame; ``None`` at the end, also where the other end has vanished. Blocks."""
+    try:
+        head = stream.read(LENGTH_BYTES)
+        size = length(head) if len(head) == LENGTH_BYTES else 0
+        body = stream.read(size)
+    except OSError:
         return None
-    body = stream.read(size := length(head))
-    return unpacked(body) if len(body) == size else None
+    return unpacked(body) if size and len(body) == size else None

@@ -9,7 +9,6 @@ with what it had not finished.
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -112,16 +111,18 @@ class ProcessesExecution(Execution):
             with anyio.CancelScope(shield=True):
                 await anyio.to_thread.run_sync(writer.recover, self._folder, self._prepared.carry_schema)
         self._sum_up()
+        if self.run_state.stopped_by is None and self.run_state.left:
+            self.stop("error", f"{self.run_state.left:,} rows are without an outcome; run the same command again")
 
     async def _keep_working(self, number: int) -> None:
         """See to one worker's part until there is nothing left, with another process where one dies."""
         unfinished: list[Request] = []
         while True:
-            worker = WorkerProcess(self._folder.worker(self._next_folder))
+            worker = WorkerProcess(self._folder.worker(self._next_folder), unfinished)
             self._next_folder += 1
             self._workers[number] = worker
             try:
-                await self._serve(worker, number, unfinished)
+                await self._serve(worker, number)
             finally:
                 del self._workers[number]
                 if worker.counts is not None:
@@ -146,9 +147,9 @@ class ProcessesExecution(Execution):
             rows = f"{len(unfinished):,} row{'' if len(unfinished) == 1 else 's'}"
             self._warn(f"a worker process has ended ({how}); another one goes on with its {rows}")
 
-    async def _serve(self, worker: WorkerProcess, number: int, unfinished: list[Request]) -> None:
+    async def _serve(self, worker: WorkerProcess, number: int) -> None:
         async with worker.running(self._setup(worker, number)), anyio.create_task_group() as tasks:
-            tasks.start_soon(self._feed, worker, number, unfinished)
+            tasks.start_soon(self._feed, worker, number)
             async for frame in worker.frames():
                 self._hear(worker, frame, tasks)
             tasks.cancel_scope.cancel()
@@ -168,19 +169,22 @@ class ProcessesExecution(Execution):
         self._next_number += 1
         return self._next_number - 1
 
-    async def _feed(self, worker: WorkerProcess, number: int, unfinished: list[Request]) -> None:
+    async def _feed(self, worker: WorkerProcess, number: int) -> None:
         """Give it rows as it takes them, what another has not finished before all else."""
         if number:
             await self._is_proven.wait()  # one request is enough to learn that a key is wrong
-        left = deque(unfinished)
         while self.run_state.stopped_by is None:
             await worker.has_room()
-            first = left.popleft() if left else await self._queue.take()
-            if first is None:
+            if not worker.first and (request := await self._queue.take()) is not None:
+                worker.first.append(request)
+            if not worker.first:
                 break
-            rows = [first]
+            rows: list[Request] = []
             most = min(_MOST_AT_ONCE, worker.room)
-            while len(rows) < most and (further := left.popleft() if left else self._queue.take_now()) is not None:
+            while len(rows) < most or not rows:
+                further = worker.first.popleft() if worker.first else self._queue.take_now()
+                if further is None:
+                    break
                 rows.append(further)
             worker.give(rows)
         worker.post(frames.End())
@@ -263,7 +267,7 @@ class ProcessesExecution(Execution):
                 hi.to_bytes(8, "little") + lo.to_bytes(8, "little") for hi, lo in part.select("hi", "lo").iter_rows()
             }
         uncounted = RunState("", "", "", time.time(), {})
-        left = []
+        left = list(worker.first)
         for key, request in worker.outstanding.items():
             kept_last = found.get(key)
             if kept_last is None:

@@ -12,6 +12,7 @@ import itertools
 import os
 import queue
 import signal
+import socket
 import sys
 import threading
 import time
@@ -19,7 +20,7 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import anyio
 
@@ -109,9 +110,9 @@ class _GivenPlan:
 class Line:
     """Frames to and from the parent. What is sent is written by a thread, so that a parent that is slow holds nothing up."""
 
-    def __init__(self, incoming: IO[bytes], outgoing: int) -> None:
-        self._incoming = incoming
-        self._outgoing = outgoing
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._incoming = connection.makefile("rb")
         self._waiting: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._writer = threading.Thread(target=self._write, daemon=True)
         self._writer.start()
@@ -122,9 +123,8 @@ class Line:
     def _write(self) -> None:
         while (data := self._waiting.get()) is not None:
             try:
-                while data:
-                    data = data[os.write(self._outgoing, data) :]
-            except OSError:  # it is gone, which its end of the other pipe tells
+                self._connection.sendall(data)
+            except OSError:  # it is gone, which reading tells
                 return
 
     def close(self) -> None:
@@ -243,6 +243,7 @@ class WorkerExecution(Execution):
     def _count(self, outcome: Outcome) -> None:
         if outcome.status == "failed":
             self._failed.append(outcome)
+            asyncio.get_running_loop().call_soon(self.report)  # so that too many end the run before there are many more
         else:
             self._answered += 1
             self._invalid += outcome.status == "invalid"
@@ -351,14 +352,12 @@ async def _work(setup: frames.Setup, line: Line) -> None:
 
 
 def main() -> None:
-    """Serve the process that has started this one, over its standard input and output."""
+    """Serve the process that has started this one, over the socket that is its standard input."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     malloc.give_back()
-    outgoing = os.dup(1)
-    os.dup2(2, 1)  # whatever a library prints is no frame
     sys.meta_path.insert(0, SparedImports)
-    line = Line(sys.stdin.buffer, outgoing)
+    line = Line(socket.socket(fileno=os.dup(0)))
     fault = None
     try:
         if (setup := line.first()) is not None:

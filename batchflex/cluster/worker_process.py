@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections import deque
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import IO, Any
 
 import anyio
 from anyio.abc import Process
-from anyio.streams.buffered import BufferedByteReceiveStream
 
 from ..core import Request
 from ..engine import Lease
@@ -24,15 +26,18 @@ _AHEAD = 8  # rows that a worker has beyond those it has taken in hand, at least
 _AHEAD_S = 0.2  # and as many as it takes in that time
 _PROGRAM = "import sys; sys.path[:] = sys.argv[1:]; from batchflex.cluster.worker import main; main()"
 _SHOWN_LINE = 300
+_BUFFER_BYTES = 1 << 20  # on their way to a worker, so that it need not wait for the parent's next turn
 
 
 class WorkerProcess:
-    """One worker process. ``outstanding`` are the rows that it was given and that are not final, by key. ``numbers`` are those of
+    """One worker process. ``first`` are rows that it gets before others, ``outstanding`` those that it was given and that are not
+    final, by key. ``numbers`` are those of
     its segments, ``counts`` what it reported last, ``leases`` what it has leased and not settled. ``has_ended`` is that it has
     done all it was to do, ``fault`` why it could not."""
 
-    def __init__(self, folder: Folder) -> None:
+    def __init__(self, folder: Folder, first: Iterable[Request] = ()) -> None:
         self.folder = folder
+        self.first = deque(first)
         self.outstanding: dict[bytes, Request] = {}
         self.numbers: list[int] = []
         self.counts: dict[str, Any] | None = None
@@ -40,6 +45,7 @@ class WorkerProcess:
         self.has_ended = False
         self.fault: str | None = None
         self._process: Process | None = None
+        self._reader: asyncio.StreamReader
         self._outbox: list[bytes] = []
         self._posted = anyio.Event()
         self._room = anyio.Event()
@@ -55,22 +61,26 @@ class WorkerProcess:
         """
         self.numbers.append(setup.segment)
         self.post(setup)
-        with self._log() as log:
+        ours, theirs = socket.socketpair()
+        with theirs, self._log() as log:
+            for end in (ours, theirs):
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
             process = self._process = await anyio.open_process(
-                [sys.executable, "-c", _PROGRAM, *sys.path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
+                [sys.executable, "-c", _PROGRAM, *sys.path], stdin=theirs.fileno(), stdout=subprocess.DEVNULL, stderr=log,
                 start_new_session=True,
             )  # fmt: skip
+        self._reader, writer = await asyncio.open_unix_connection(sock=ours)
         try:
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._send)
+                tasks.start_soon(self._send, writer)
                 yield
                 tasks.cancel_scope.cancel()
         finally:
+            writer.close()
             with anyio.CancelScope(shield=True):
                 if process.returncode is None and not self.has_ended:
                     process.kill()
                 await process.wait()
-                await process.aclose()
 
     def _log(self) -> IO[bytes]:
         self.folder.path.mkdir(parents=True, exist_ok=True)
@@ -103,26 +113,21 @@ class WorkerProcess:
         self._outbox.append(frames.packed(frame))
         self._posted.set()
 
-    async def _send(self) -> None:
-        process = self._process
-        if process is None or process.stdin is None:
-            return
-        with contextlib.suppress(OSError, anyio.BrokenResourceError, anyio.ClosedResourceError):
+    async def _send(self, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
             while True:
                 await self._posted.wait()
                 self._posted = anyio.Event()
                 data, self._outbox = b"".join(self._outbox), []
-                await process.stdin.send(data)
+                writer.write(data)
+                await writer.drain()
 
     async def frames(self) -> AsyncIterator[Any]:
         """What it says, until it is gone."""
-        if self._process is None or self._process.stdout is None:
-            return
-        stream = BufferedByteReceiveStream(self._process.stdout)
-        with contextlib.suppress(OSError, anyio.IncompleteRead, anyio.EndOfStream, anyio.BrokenResourceError):
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
             while True:
-                size = frames.length(await stream.receive_exactly(frames.LENGTH_BYTES))
-                yield frames.unpacked(await stream.receive_exactly(size))
+                size = frames.length(await self._reader.readexactly(frames.LENGTH_BYTES))
+                yield frames.unpacked(await self._reader.readexactly(size))
 
     def give(self, requests: list[Request]) -> None:
         for request in requests:
