@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
             attempt,
             Folder(job.out),
             job,
-            partial(execute, job, handle_signals=True, processes=options.processes),
+            partial(execute, job, handle_signals=True, **_spread(job, options.processes)),
         )
 
 
@@ -84,7 +84,17 @@ def _retry(
                 if options.json:
                     output.show_json({**seen.facts, "message": "it was not confirmed, so nothing was sent"})
                 return None
-    return execute(retried, observer=observer, handle_signals=True, attempt=attempt, processes=options.processes)
+    spread = _spread(retried.job, options.processes)
+    return execute(retried, observer=observer, handle_signals=True, attempt=attempt, **spread)
+
+
+def _spread(job: Job, processes: int | None) -> dict[str, Any]:
+    """What :func:`execute` takes to send from several processes."""
+    if processes is None:
+        return {}
+    from ..cluster import on_processes
+
+    return {"executed_by": on_processes(job, processes)}
 
 
 def _is_confirmed() -> bool:
