@@ -20,7 +20,7 @@ import anyio.to_thread
 from .config import Job, build, changed, environment_of, for_another_server, places_of, read, specs_of
 from .core import InputError, JobError, JobWarning, RunStopped
 from .display import Caller, Onlooker, bar_for
-from .engine import JobRun, Nobody, Observer, RowStream, Run, Underway, awaited, on_a_loop, rows_of, wait_for
+from .engine import Execution, JobRun, Nobody, Observer, RowStream, Run, Underway, awaited, on_a_loop, rows_of, wait_for
 from .notify import Notifier
 from .plan import FrameInput, asked_columns, messages_of, require_input
 from .protocol import CHAT
@@ -214,6 +214,7 @@ async def _whole(
     handle_signals: bool = False,
     attempt: Attempt | None = None,
     underway: Underway | None = None,
+    executed_by: Callable[..., Execution] = Execution,
 ) -> Run:
     """The run, and then its scores. Before all else it is seen to it that the input is there."""
     if frame is None:
@@ -224,8 +225,8 @@ async def _whole(
 
         evaluate.require(job, is_retry=retried is not None)
         then = partial(evaluate.after, job=job, observer=observer, handle_signals=handle_signals)
-    on_outcome = None if underway is None else underway.on_row
-    run = JobRun(job, retried=retried, frame=frame, observer=observer, attempt=attempt, then=then, on_row=on_outcome)
+    run = JobRun(job, retried=retried, frame=frame, observer=observer, attempt=attempt, then=then, executed_by=executed_by,
+                 on_row=None if underway is None else underway.on_row)  # fmt: skip
     if underway is not None:
         underway.begun(run)
     if job.dated is None:
@@ -318,9 +319,7 @@ def complete(
     if wanted.response_format is not None:
         params["response_format"] = wanted.response_format
         if others := [place for place, _ in places_of(settings) if place.startswith(_ANSWER_PLACES)]:
-            raise JobError(
-                f"complete(): {others[0]} says what an answer is, as schema= and choices= do; leave one of them out"
-            )
+            raise JobError(f"complete(): {others[0]} says what an answer is, as schema= and choices= do; leave one out")
     data: dict[str, Any] = {"job": {"name": _COMPLETE}, "params": dict(params), "input": {}, "endpoint": {}}
     has_functions = any(map(callable, prompt.values()))
     if prompt and not has_functions:
@@ -421,13 +420,14 @@ def execute(
     on_row: OnRow | None = None,
     attend: Callable[[], object] = lambda: None,
     kept: str = "what was answered is kept: run it again to go on",
+    executed_by: Callable[..., Execution] = Execution,
 ) -> Run:
     """A run or a retry, and its scores, on an event loop of its own: uvloop's where it is installed.
 
     With ``handle_signals`` in this thread, as the command line wants it. Else in another: this one then calls ``attend`` now and
-    then, and ``on_row`` with each row; an interrupt says what is ``kept``.
+    then, and ``on_row`` with each row; an interrupt says what is ``kept``. ``executed_by`` is as :class:`JobRun` takes it.
     """
-    whole = partial(_whole, observer=observer, handle_signals=handle_signals, attempt=attempt)
+    whole = partial(_whole, observer=observer, handle_signals=handle_signals, attempt=attempt, executed_by=executed_by)
 
     def on_a_loop_of_its_own(work: Callable[..., Awaitable[Run]]) -> Run:
         if handle_signals:

@@ -222,7 +222,8 @@ def test_only_the_command_line_reads_its_arguments_and_ends_the_process() -> Non
         "cli.options",
         "cli.verbs_run",
         "endpoint.local_server",
-        "storage.helper_main",  # a process of its own
+        "cluster.worker",  # processes of their own
+        "storage.helper_main",
     }
 
 

@@ -188,9 +188,10 @@ def _add_lock_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_sending_options(parser: argparse.ArgumentParser) -> None:
     _add(parser, """
+        --processes N        send the rows from so many processes of this machine; limits hold for all of them together
         --metrics-file FILE  write the run's figures to FILE, whose name ends in .prom, for the textfile collector of Prometheus'
                              node_exporter
-    """)  # fmt: skip
+    """, {"processes": {"type": positive}})  # fmt: skip
     _add(parser.add_argument_group("log"), """
         --log-file FILE           write the log to FILE too; older lines go to FILE.1, FILE.2, …
         --log-format {text,json}  of the log file, and of standard error where that is no terminal (text)

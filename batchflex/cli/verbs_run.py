@@ -36,7 +36,13 @@ def run(options: argparse.Namespace) -> int:
         except JobError as error:
             _notify_of_mistakes(options, error)
             raise
-        return _send(options, attempt, Folder(job.out), job, partial(execute, job, handle_signals=True))
+        return _send(
+            options,
+            attempt,
+            Folder(job.out),
+            job,
+            partial(execute, job, handle_signals=True, **_spread(job, options.processes)),
+        )
 
 
 def retry(options: argparse.Namespace) -> int:
@@ -78,7 +84,17 @@ def _retry(
                 if options.json:
                     output.show_json({**seen.facts, "message": "it was not confirmed, so nothing was sent"})
                 return None
-    return execute(retried, observer=observer, handle_signals=True, attempt=attempt)
+    spread = _spread(retried.job, options.processes)
+    return execute(retried, observer=observer, handle_signals=True, attempt=attempt, **spread)
+
+
+def _spread(job: Job, processes: int | None) -> dict[str, Any]:
+    """What :func:`execute` takes to send from several processes."""
+    if processes is None:
+        return {}
+    from ..cluster import on_processes
+
+    return {"executed_by": on_processes(job, processes)}
 
 
 def _is_confirmed() -> bool:

@@ -21,7 +21,7 @@ from .endpoint_state import EndpointState
 from .engine_member import Member
 from .leases import Leased, LeasedBudget, Lessor
 from .monitor import unless_it_fails
-from .pacer_setup import pacers_of
+from .pacer_setup import ALONE, Share, pacers_of
 from .probes import HOURS
 
 _HOURS_EVERY_S = 30.0
@@ -34,7 +34,8 @@ class Engine:
     """The endpoints that a job names, and its limits on them: concurrency, requests and tokens per minute, hours, what is done
     about spent credit and outages. Job runs that are handed to it share these, and what was found out about the endpoints; each
     has its own budget, deadline, output folder and end. ``slots`` is how many requests all may have in flight. ``lessor_of`` says
-    which limits are leased from where other engines lease them too, for all of its job runs together.
+    which limits are leased from where other engines lease them too, for all of its job runs together; ``share`` is this engine's
+    part of how many requests all of them may have in flight.
 
     An async context manager; opens the endpoints with the first job run that has something to ask. ::
 
@@ -44,14 +45,18 @@ class Engine:
     """
 
     def __init__(
-        self, job: Job, endpoints: Sequence[Endpoint] | None = None, lessor_of: LessorOf | None = None
+        self,
+        job: Job,
+        endpoints: Sequence[Endpoint] | None = None,
+        lessor_of: LessorOf | None = None,
+        share: Share = ALONE,
     ) -> None:
         self.job = job
         self._lessor_of = lessor_of
         self._leased: dict[tuple[str, str | None], Leased] = {}
         self.endpoints = resolve_all(job) if endpoints is None else [*endpoints]
         self.states: list[EndpointState] = []
-        self._pacers, self.slots, self.note = pacers_of(job, self.endpoints, self._ceiling)
+        self._pacers, self.slots, self.note = pacers_of(job, self.endpoints, self._ceiling, share)
         self.admission: Admission = Admission([])
         self._members: list[Member] = []
         self._lease_fault: str | None = None

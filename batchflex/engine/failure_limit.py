@@ -52,6 +52,13 @@ class Failures:
         so_many = f"{self._failed:,} of {self._final:,} rows failed (limits.max_failures is {self._most}); the latest"
         return _sentence(so_many, outcome)
 
+    def add_others(self, answered: int, invalid: int) -> None:
+        """Count so many final rows that have not failed, ``invalid`` of them with an answer that does not fit."""
+        self._answered += answered
+        self._invalid += invalid
+        self._final += answered
+        self._alike = self._alike and not answered
+
     def doubt(self, outcome: Outcome) -> Message | None:
         """A sentence if with this row, which was added last, all of the first 20 answers do not fit. Such a run may be what is
         wanted (they are kept, and can be read anew), so that it is for people to end it."""

@@ -48,6 +48,7 @@ class JobRun:
     retry finds what to send. ``attempt`` learns when the run has begun, and the deadline counts from when that was made. ``then``
     is called with the run that has ended while the folder is still held. ``weight`` is its share of the engine beside other job
     runs. ``on_row`` is called with each row of this run that is final, once it is in the journal, and must return quickly.
+    ``executed_by`` is another :class:`Execution` to send what is left.
     ``run_state`` has its counts from when it has begun.
     """
 
@@ -62,8 +63,10 @@ class JobRun:
         then: Callable[[Run, Folder], Awaitable[None]] | None = None,
         weight: float = 1.0,
         on_row: OnRow | None = None,
+        executed_by: type[Execution] | Callable[..., Execution] = Execution,
     ) -> None:
         self.job = job
+        self._executed_by = executed_by
         self.run_state: RunState | None = None
         self._frame = frame
         self._observer = observer or Nobody()
@@ -141,7 +144,7 @@ class JobRun:
             prepared = await anyio.to_thread.run_sync(preparing, plan, folder)
             plan.tell = None  # from now on there is progress to be seen
             try:
-                execution = self._execution = Execution(
+                execution = self._execution = self._executed_by(
                     job, plan, folder, prepared, engine or Engine(job, endpoints), self._observer,
                     attempt.run_id, deadline, is_own=engine is None, weight=self._weight, on_row=self._on_row,
                 )  # fmt: skip

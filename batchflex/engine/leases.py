@@ -20,11 +20,13 @@ _POLL_S = 0.05
 
 
 class Lease(NamedTuple):
-    """Units that may be used within ``for_s`` seconds of when they were asked for. ``at`` is the lessor's own."""
+    """Units that may be used for ``for_s`` seconds, from ``waited_s`` after they were asked for, when the lessor had them. ``at``
+    is the lessor's own: no clock of one process is compared with another's."""
 
     units: float
     for_s: float
     at: float = 0.0
+    waited_s: float = 0.0
 
 
 class Lessor(Protocol):
@@ -68,10 +70,14 @@ class LocalLessor:
         return Lease(units, self._lent_s, now)
 
     async def ask(self, least: float, units: float) -> Lease | None:
+        began = self._clock()
         while True:
-            granted = self.grant(self._clock(), least, units)
+            now = self._clock()
+            granted = self.grant(now, least, units)
+            if granted is None:
+                return None
             if not isinstance(granted, float):
-                return granted
+                return granted._replace(waited_s=now - began)
             await anyio.sleep(min(granted, _POLL_S))
 
     async def settle(self, lease: Lease, used: float) -> None:
@@ -139,7 +145,7 @@ class Leased:
                     self.is_spent, self._until = True, float("inf")  # what comes back of earlier leases may be used
                 else:
                     self._left += self._lease.units
-                    self._until = asked_at + self._lease.for_s
+                    self._until = asked_at + self._lease.waited_s + self._lease.for_s
                 self._on_lease()
         finally:
             with anyio.CancelScope(shield=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 from ..config import EndpointsEntry, Job
 from ..endpoint import Allowance, Ceiling, ConcurrencyLimit, Endpoint, Pacer
@@ -14,11 +15,27 @@ _FIRST_WINDOW = 8
 CeilingOf = Callable[[str, str | None, float | None], float | Ceiling | None]
 
 
-def pacers_of(job: Job, endpoints: Sequence[Endpoint], ceiling: CeilingOf) -> tuple[list[Pacer], int, str | None]:
+class Share(NamedTuple):
+    """One of several engines that have a job's concurrency together: the engine ``number``, from 0, ``of`` so many."""
+
+    number: int
+    of: int
+
+    def part(self, whole: int) -> int:
+        """How many of ``whole`` are this engine's; those of all engines come to ``whole``, where that is enough for one each."""
+        return max(1, whole // self.of + (self.number < whole % self.of))
+
+
+ALONE = Share(0, 1)
+
+
+def pacers_of(
+    job: Job, endpoints: Sequence[Endpoint], ceiling: CeilingOf, share: Share = ALONE
+) -> tuple[list[Pacer], int, str | None]:
     """One for each endpoint, how many requests all may have in flight, and why that is fewer than the job says, if it is: a
-    process may have so many connections."""
+    process may have so many connections. Where several engines have them together, this one gets its ``share``."""
     pairs = list(zip(job.endpoint_entries, endpoints, strict=True))
-    windows = [_window(entry, job.limits.max_concurrency, endpoint.slots) for entry, endpoint in pairs]
+    windows = [_window(entry, job.limits.max_concurrency, endpoint.slots, share) for entry, endpoint in pairs]
     wanted = sum(window.most for window in windows)
     slots, note = _slots(wanted)
     for window in windows if slots < wanted else ():
@@ -31,13 +48,13 @@ def pacers_of(job: Job, endpoints: Sequence[Endpoint], ceiling: CeilingOf) -> tu
     return pacers, slots, note
 
 
-def _window(entry: EndpointsEntry, most: int, slots: int | None) -> ConcurrencyLimit:
+def _window(entry: EndpointsEntry, most: int, slots: int | None, share: Share) -> ConcurrencyLimit:
     """How many requests may be in flight at one endpoint: fixed, or to be found."""
     if isinstance(entry.concurrency, int):
-        return ConcurrencyLimit(entry.concurrency, fixed=True)
+        return ConcurrencyLimit(share.part(entry.concurrency), fixed=True)
     if slots is not None:
-        return ConcurrencyLimit(slots, fixed=True)
-    return ConcurrencyLimit(most, first=_FIRST_WINDOW)
+        return ConcurrencyLimit(share.part(slots), fixed=True)
+    return ConcurrencyLimit(share.part(most), first=share.part(_FIRST_WINDOW))
 
 
 def _slots(wanted: int) -> tuple[int, str | None]:

@@ -7,7 +7,7 @@ import importlib
 import os
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, nullcontext
 from functools import partial
 from typing import Any, NamedTuple
@@ -53,7 +53,7 @@ from .probes import Prober
 from .queue import RequestQueue
 from .run_result import Observer, Run
 from .warm_up import learn
-from .workers import OnRow, Workers
+from .workers import OnFinal, OnRow, Workers
 
 _TABLE_IMPORT_S = 0.5
 _AWAITED_TABLE = (
@@ -116,12 +116,19 @@ class Execution:
         self._monitor = Monitor(folder, plan, run_state, observer, self._emitter, self.stop)
         self._scope = anyio.CancelScope()
         self._long_prompts = LongPrompts(self._warn)
-        self._queue = RequestQueue(prepared.blocks, prepared.sort_out, prepared.passed, on_read=self._long_prompts.look)
+        self._queue = self._new_queue()
         self._gate: Gate | None = None
         self._outcome_writer: OutcomeWriter | None = None
         self._helper = Helper(self._on_helper_gone)
         self._paused_for: str | None = None
         self._makes_table = self._at_once = False
+        # For who has a part of a run: the number of each further segment, and who hears which rows are final.
+        self._next_segment: Callable[[], Awaitable[int]] | None = None
+        self._on_final: OnFinal | None = None
+
+    def _new_queue(self) -> RequestQueue:
+        prepared = self._prepared
+        return RequestQueue(prepared.blocks, prepared.sort_out, prepared.passed, on_read=self._long_prompts.look)
 
     async def conduct(self, handle_signals: bool) -> Run:
         # As soon and as long as can be: an exception that a signal raises in an event loop ends up anywhere.
@@ -195,16 +202,27 @@ class Execution:
         anyio.from_thread.run_sync(self._warn, f"{ended}; the run writes them itself from now on")
 
     async def _send_all(self) -> None:
-        job, engine = self._job, self._engine
-        bound = job.route.answer_limit(job.params | job.override)
-        guess = None if bound is None else disk_space.guessed_row(bound)
-        watch = disk_space.Watch(self._folder, job.limits.min_free_disk_mb, guess, job.journal.seal_mb)
+        engine, watch = self._engine, self._disk_watch()
         if short := watch.short():
             return self.stop("disk", short)
         if doubt := self._monitor.disk_warning(watch):
             self._warn(doubt)
         if engine.note is not None:
             self._warn(engine.note)
+        where = " and ".join(endpoint.base_url or "the local model" for endpoint in engine.endpoints)
+        until = "" if self._deadline is None else f", until {local(self._deadline.at.timestamp())}"
+        self._emitter.note(f"asking {where}, {engine.slots} at a time at most{until}; output in {self._folder.path}")
+        await self._send_and_store(watch)
+
+    def _disk_watch(self) -> disk_space.Watch:
+        job = self._job
+        bound = job.route.answer_limit(job.params | job.override)
+        guess = None if bound is None else disk_space.guessed_row(bound)
+        return disk_space.Watch(self._folder, job.limits.min_free_disk_mb, guess, job.journal.seal_mb)
+
+    async def _send_and_store(self, watch: disk_space.Watch) -> None:
+        """Send what is left, and see each outcome into the folder."""
+        job, engine = self._job, self._engine
         writer = self._outcome_writer = OutcomeWriter(
             self._folder,
             self._prepared.segment,
@@ -213,13 +231,9 @@ class Execution:
             carry_schema=self._prepared.carry_schema,
             helper=self._helper,
             left=lambda: self.run_state.left,
+            next_number=self._next_segment,
         )
         try:
-            where = " and ".join(endpoint.base_url or "the local model" for endpoint in engine.endpoints)
-            until = "" if self._deadline is None else f", until {local(self._deadline.at.timestamp())}"
-            self._emitter.note(
-                f"asking {where}, {engine.slots} at a time at most{until}; output in {self._folder.path}"
-            )
             with self._scope:
                 async with AsyncExitStack() as opened:
                     if self._has_own_engine:
@@ -256,7 +270,7 @@ class Execution:
         context = RowContext(
             run_state.run_id, endpoint_name, self._plan.labels, shapes, job.answer.allow_empty, job.route
         )
-        workers = Workers(job, context, pool, member, prober, accounting, writer, self._on_row)
+        workers = Workers(job, context, pool, member, prober, accounting, writer, self._on_row, self._on_final)
         async with anyio.create_task_group() as beside:
             beside.start_soon(self._store, writer)
             for advisory in (
@@ -331,7 +345,7 @@ class Execution:
             # It stops admitting so early that answers may still come until then.
             grace_s = max(grace_s, self._deadline.due - time.monotonic())
         self._scope.deadline = anyio.current_time() + grace_s
-        in_flight = self._gate.in_flight if self._gate is not None else 0
+        in_flight = self._in_flight
         message = f"stopping ({reason}): " + message
         is_awaited = reason == "signal" and (in_flight > 0 or self._makes_table)
         if is_awaited:
@@ -345,6 +359,10 @@ class Execution:
             )
         facts = {"stopped_by": reason, "in_flight": in_flight}
         self._emitter.emit(Event("stopped", message.text, message.unquoted, "warning", facts, shown=is_awaited))
+
+    @property
+    def _in_flight(self) -> int:
+        return self._gate.in_flight if self._gate is not None else 0
 
     def _void_failures(self) -> None:
         """What has failed in this run proves nothing against the rows."""
@@ -366,7 +384,7 @@ class Execution:
 
     def _end_at_once(self) -> None:
         self._at_once = True
-        lost = self._gate.in_flight if self._gate is not None else 0
+        lost = self._in_flight
         if self._makes_table:
             what = "every answer is kept, but not in the table of results yet: the same command makes it anew"
         else:

@@ -43,6 +43,7 @@ from .remote_files import HostDown, NotYet, RemoteFiles
 from .undecided_failures import MOST_UNDECIDED, UndecidedFailures, UndecidedRow
 
 OnRow = Callable[[Outcome], None]
+OnFinal = Callable[[Request], None]
 _MOST_AWAITING_FILES = 1_000  # rows that wait for a file and take no worker
 _LET_FAIL = "see to the cause, or let so many rows fail with --set limits.max_failures=1.0"
 
@@ -57,7 +58,8 @@ def _reported(pacer: Pacer, cost: Cost, limits: RateLimits) -> None:
 
 class Workers:
     """Sends what the queue has, until it ends or the run is stopped; every final outcome goes to the writer before its slot is
-    free, and then to ``on_row``. What ends the run stops ``member``, which closes the gate and the queue."""
+    free, and then to ``on_row``; ``on_final`` gets the request of each row that is final, also where it stays as it was. What
+    ends the run stops ``member``, which closes the gate and the queue."""
 
     def __init__(
         self,
@@ -69,7 +71,9 @@ class Workers:
         accounting: Accounting,
         outcome_writer: OutcomeWriter,
         on_row: OnRow | None = None,
+        on_final: OnFinal | None = None,
     ) -> None:
+        self._on_final = on_final
         self._policy = job.retry
         self._limits, self._is_bounded = job.limits, accounting.budget.is_bounded
         self._reasks = job.reasks
@@ -159,6 +163,8 @@ class Workers:
             self._run_state.add(before)  # it cannot get longer
             if self._on_row is not None:
                 self._on_row(before)
+            if self._on_final is not None:
+                self._on_final(request)
         return None if to_send is None else PendingRow(request, to_send, self._accounting.cost(to_send))
 
     async def _finish(self, row: PendingRow, *, apart: bool = False) -> None:
@@ -431,6 +437,8 @@ class Workers:
             self._run_state.add(made, request.stands, stays=stays)
             if self._on_row is not None and not stays:
                 self._on_row(made)
+            if self._on_final is not None:
+                self._on_final(request)
             if useless := self._failures.add(made):
                 self._stop("failures", useless + f"; {_LET_FAIL}{BLAMELESS}")
             if made.status in BAD:

@@ -21,12 +21,12 @@ from ..storage import (
     ResultsFiles,
     Size,
     disk_space,
-    journal,
     part_merging,
     part_numbers,
     replaced,
     storing,
     superseded,
+    writer,
 )
 
 _MOST_ROWS, _MOST_BYTES = 200_000, 256 << 20  # of a part
@@ -99,7 +99,7 @@ def preview(folder: Folder, older_than: str | None, before: datetime.datetime | 
     sizes = [
         part_merging.size_of(folder.parts, number, size, len(gone.get(number, ()))) for number, size in sizes_of.items()
     ]
-    groups = _groups(numbers, sizes, journal.segments(folder.journal))
+    groups = _groups(numbers, sizes, writer.segments(folder))
     there = disk_space.free(folder.path)
     return CompactPreview(
         folder,
@@ -132,7 +132,7 @@ def _present(folder: Folder) -> list[Path] | None:
     """The table of results, if it is that of the last run's job; else nothing is known of which answers that has."""
     known = completion_marker.last_marker(folder)
     is_told = known is not None and known.plan == folder.read_state().get("plan")
-    return ResultsFiles(folder).paths if is_told and not journal.segments(folder.journal) else None
+    return ResultsFiles(folder).paths if is_told and not writer.segments(folder) else None
 
 
 def carry_out(preview: CompactPreview) -> dict[str, Any]:

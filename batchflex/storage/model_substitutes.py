@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import re
 from collections import Counter
+from collections.abc import Iterable
 
 _PROVIDER = re.compile(r"^(?:[a-z]{2,}\.)+(?=[a-z])")  # "us.anthropic.claude-…"
 _VARIANT = re.compile(r"(?:-v\d+)?:\d+$|:(?:free|nitro|floor|exacto|latest)$|\.gguf$")
@@ -48,6 +49,15 @@ class Substitutes:
     def __init__(self) -> None:
         self._counts: Counter[tuple[str | None, str | None]] = Counter()
         self.answers = 0
+
+    @classmethod
+    def together(cls, several: Iterable[Substitutes]) -> Substitutes:
+        """What several have counted."""
+        whole = cls()
+        for each in several:
+            whole.answers += each.answers
+            whole._counts += each._counts
+        return whole
 
     @property
     def rows(self) -> int:

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import shutil
 import socket
 import struct
 import time
@@ -22,7 +23,7 @@ from .files import LINKED, NO_LINK, append, storing
 from .store import FolderStore, Store, make_folder
 
 # Of what lies in an output folder: raised when a version before could misread it. CONTRACT.md says what each number means.
-FORMAT = 3
+FORMAT = 4
 _FLOCK = struct.Struct("hhqqi4x")  # struct flock of Linux, 64 bits
 _LOCK_WAITS_S = (0.01, 0.03, 0.1)  # whoever only looks whether the folder is held holds it for an instant
 _LATE_BYTES = 256 << 10
@@ -34,17 +35,19 @@ def manifest_of(table: Path) -> Path:
 
 
 class Folder:
-    """Paths and small files of one output folder. Creating it touches nothing. ``parts`` is the store of the sealed answers."""
+    """Paths and small files of one output folder. Creating it touches nothing. ``parts`` is the store of the sealed answers, its
+    own unless another is given."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, parts: Store | None = None) -> None:
         self.path = path
         self._parts = path / "parts"
         self.store: Store = FolderStore(path)
-        self.parts: Store = FolderStore(self._parts)
+        self.parts: Store = parts or FolderStore(self._parts)
         self.results = path / "results.parquet"
         self.results_folder = path / "results"
         self.results_manifest = manifest_of(self.results_folder)
         self.journal = path / "journal"
+        self._workers = path / "workers"
         self.state = path / "run.json"
         self.job = path / "job.toml"
         self.history = path / "history.jsonl"
@@ -68,6 +71,25 @@ class Folder:
             return self.state.exists() or self._parts.is_dir() or self.journal.is_dir()
         except OSError:  # a name that is too long, or may not be read: whoever needs the folder will say so
             return False
+
+    def worker(self, number: int) -> Folder:
+        """That of a worker process of this folder's run: it has a lock and a journal of its own, and its parts are this one's."""
+        return Folder(self._workers / f"{number:02d}", self.parts)
+
+    def workers(self) -> list[Folder]:
+        """Those that worker processes have left, or that are at work."""
+        try:
+            names = sorted(int(entry.name) for entry in os.scandir(self._workers) if entry.name.isdecimal())
+        except OSError:  # there are none
+            return []
+        return list(map(self.worker, names))
+
+    def remove_workers(self) -> None:
+        """Remove the folders of worker processes, whose journals have been sealed."""
+        for worker in self.workers():
+            shutil.rmtree(worker.path, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            self._workers.rmdir()
 
     def owns(self, path: Path) -> bool:
         """Whether a path is, or lies in, something that this folder's runs keep here."""

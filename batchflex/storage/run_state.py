@@ -6,7 +6,8 @@ import dataclasses
 import datetime
 import os
 import signal
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..core import BAD, STATUSES, Message, Outcome, Status, StopReason, Usage, __version__, ident, unquoted
@@ -16,6 +17,10 @@ from .model_substitutes import Substitutes
 _COUNTS = (
     "requests_sent", "probes", "retries", "rate_limited", "prompt_tokens", "completion_tokens", "reasks",
     "reask_prompt_tokens", "reask_completion_tokens", "cost",
+)  # fmt: skip
+# What is added up where several processes have a part of a run each.
+_SUMMED = (
+    *(name for name in _COUNTS if name != "cost"), "answered", "in_flight", "backing_off", "outstanding", "stayed", "unstored",
 )  # fmt: skip
 
 
@@ -133,6 +138,45 @@ class RunState:
         self.rows = {status: done_before.get(status, 0) for status in STATUSES}
         self.outstanding = self.again.asked if self.again is not None else 0
         self.before = self.done
+
+    def snapshot(self) -> dict[str, Any]:
+        """What a worker process reports of its part of a run; :meth:`sum_up` puts several together."""
+        counted = {name: getattr(self, name) for name in _SUMMED}
+        return counted | {
+            "rows": dict(self.rows),
+            "cost": self.cost,
+            "cost_from": set(self._cost_from),
+            "substitutes": self.substitutes,
+            "first_failure": (self.first_failure, self._first_unquoted, self._first_can_be_void),
+            "failures": len(self._refused),
+            "waiting": list(self.waiting),
+            "given_up": list(self.given_up),
+            "binding": self.binding,
+            "prices": self.prices(),
+        }
+
+    def sum_up(self, before: Mapping[str, int], asked: int, parts: Sequence[Mapping[str, Any]]) -> None:
+        """Count what worker processes have reported, beside the rows that were done ``before``. ``asked`` is how many rows a
+        retry is about."""
+        for name in _SUMMED:
+            setattr(self, name, sum(part[name] for part in parts))
+        self.outstanding += asked
+        self.rows = {status: before.get(status, 0) + sum(part["rows"][status] for part in parts) for status in STATUSES}
+        costs = [part["cost"] for part in parts if part["cost"] is not None]
+        self.cost = sum(costs) if costs else None
+        self._cost_from = set().union(*(part["cost_from"] for part in parts))
+        self.substitutes = Substitutes.together(part["substitutes"] for part in parts)
+        failures = [part["first_failure"] for part in parts if part["first_failure"][0] is not None]
+        if failures and self.first_failure is None:
+            self.first_failure, self._first_unquoted, self._first_can_be_void = failures[0]
+        elif not failures:
+            self.first_failure = self._first_unquoted = None
+        self.waiting = list({(wait.endpoint, wait.reason): wait for part in parts for wait in part["waiting"]}.values())
+        self.given_up = list({message.text: message for part in parts for message in part["given_up"]}.values())
+        bound = Counter(part["binding"] for part in parts if part["binding"] is not None)
+        self.binding = bound.most_common(1)[0][0] if bound else None
+        prices = {str(entry): entry for part in parts for entry in part["prices"]}
+        self.prices = lambda: list(prices.values())
 
     @property
     def done(self) -> int:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import IO, Any, NamedTuple
 
 import anyio
 import anyio.to_thread
 
 from ..config import JournalSection
-from ..core import BatchflexError, GilYield, Outcome, StorageError
+from ..core import BatchflexError, FolderBusy, GilYield, Outcome, StorageError
 from ..protocol import can_be_void
 from . import journal, part_numbers
 from .helper import Helper, HelperGone
@@ -17,20 +17,40 @@ from .output_folder import Folder
 
 
 def recover(folder: Folder, carry_schema: Any = None) -> int:
-    """Seal what earlier runs left in the journal, remove what is left of parts that were merged and of segments that were sealed,
-    and return the number of the first segment of this run.
+    """Seal what earlier runs left in the journal and in those of their worker processes, remove what is left of parts that were
+    merged and of segments that were sealed, and return the number of the first segment of this run.
+
+    :raises StorageError: if the disk is full.
+    :raises FolderBusy: if a worker process of a run that was killed has not ended yet.
+    """
+    part_numbers.clear(folder.parts)
+    last = max(part_numbers.part_numbers(folder.parts), default=0)
+    last = max(last, seal_all(folder, carry_schema))
+    if workers := folder.workers():
+        for worker in workers:
+            with worker.held_if_free() as is_free:
+                if not is_free:
+                    raise FolderBusy(
+                        f"a worker process of the last run in {folder.path}{worker.holder()} has not ended yet: it waits for "
+                        "what is in flight. Try again in a moment"
+                    )
+                last = max(last, seal_all(worker, carry_schema))
+        folder.remove_workers()
+    return last + 1
+
+
+def seal_all(folder: Folder, carry_schema: Any = None) -> int:
+    """Seal the segments of one journal, and return the highest number among them.
 
     :raises StorageError: if the disk is full.
     """
-    part_numbers.clear(folder.parts)
-    sealed = part_numbers.part_numbers(folder.parts)
-    last = max(sealed, default=0)
+    sealed, last = part_numbers.part_numbers(folder.parts), 0
     for number in journal.segments(folder.journal):
         if not part_numbers.is_sealed(sealed, number):
             _seal(folder, number, carry_schema, lambda: None)
-            last = max(last, number)
+        last = max(last, number)
         journal.drop(folder.journal, number)
-    return last + 1
+    return last
 
 
 class Unsealed(NamedTuple):
@@ -41,18 +61,24 @@ class Unsealed(NamedTuple):
     void: list[str]
 
 
+def segments(folder: Folder) -> list[int]:
+    """The numbers of the journal's segments, those of worker processes with them, ascending."""
+    return sorted(number for spool in (folder, *folder.workers()) for number in journal.segments(spool.journal))
+
+
 def has_unsealed(folder: Folder) -> bool:
     sealed = part_numbers.part_numbers(folder.parts)
-    return any(not part_numbers.is_sealed(sealed, number) for number in journal.segments(folder.journal))
+    return any(not part_numbers.is_sealed(sealed, number) for number in segments(folder))
 
 
 def unsealed(folder: Folder) -> Unsealed:
     """What is not in parts yet; also while a run goes on."""
     found: list[Outcome] = []
     void: list[str] = []
-    for number in journal.segments(folder.journal):
+    spools = [each.journal for each in (folder, *folder.workers())]
+    for number, spool in sorted((number, each) for each in spools for number in journal.segments(each)):
         void_here: list[str] = []
-        outcomes = list(journal.read(journal.segment_path(folder.journal, number), void_here))
+        outcomes = list(journal.read(journal.segment_path(spool, number), void_here))
         if not part_numbers.is_sealed(part_numbers.part_numbers(folder.parts), number):  # nor has been meanwhile
             found += outcomes
             void += void_here
@@ -91,7 +117,7 @@ class OutcomeWriter:
     """Keeps the outcomes of one run, of ``slots`` requests at a time. :meth:`keep` is for the event loop; what is slow happens in
     threads, or in the ``helper`` process, if there is one: what is sealed while it runs, and all that is sealed before
     :meth:`finish`. It is not started for the last two segments: ``left`` tells how many rows are without an outcome, if that is
-    known.
+    known. ``next_number`` gives the number of another segment, where it is not the next one as several writers share the parts.
 
     :raises StorageError: if the journal cannot be begun.
     """
@@ -106,8 +132,10 @@ class OutcomeWriter:
         carry_schema: Any = None,
         helper: Helper | None = None,
         left: Callable[[], int | None] = lambda: None,
+        next_number: Callable[[], Awaitable[int]] | None = None,
     ) -> None:
         self._folder = folder
+        self._next_number = next_number
         self._helper = helper
         self._left = left
         self._policy = policy
@@ -180,8 +208,9 @@ class OutcomeWriter:
             with anyio.CancelScope(shield=True):
                 async with self._descriptor:
                     number, room = self._journal.segment.number, self._journal.segment.bytes
+                    following = number + 1 if self._next_number is None else await self._next_number()
                     self._journal.rotate(
-                        await anyio.to_thread.run_sync(journal.Segment, self._folder.journal, number + 1, room)
+                        await anyio.to_thread.run_sync(journal.Segment, self._folder.journal, following, room)
                     )
                     await anyio.to_thread.run_sync(self._journal.sync)
                 if not self._ending:
