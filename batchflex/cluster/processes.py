@@ -44,10 +44,13 @@ def on_processes(job: Job, processes: int) -> Callable[..., Execution]:
             raise JobError(
                 "--processes is for endpoints with an address: the local model has one server of its own already"
             )
-        if isinstance(entry.concurrency, int) and entry.concurrency < processes:
+        place = "limits.concurrency" if isinstance(entry.concurrency, int) else "limits.max_concurrency"
+        most = entry.concurrency if isinstance(entry.concurrency, int) else job.limits.max_concurrency
+        if most < processes:
+            requests = "the 1 request" if most == 1 else f"the {most} requests"
             raise JobError(
-                f"--processes {processes} is more than the {entry.concurrency} requests that may be in flight at a time "
-                "(limits.concurrency); each process needs one at least"
+                f"--processes {processes} is more than {requests} that may be in flight at a time ({place}); each process needs "
+                "one at least"
             )
     return partial(ProcessesExecution, processes=processes)
 

@@ -17,7 +17,7 @@ from typing import IO, Any
 import anyio
 from anyio.abc import Process
 
-from ..core import Request
+from ..core import Request, guarded
 from ..engine import Lease
 from ..storage import Folder
 from . import frames
@@ -101,7 +101,7 @@ class WorkerProcess:
         with contextlib.suppress(OSError):
             lines = self._log_path.read_text(errors="replace").strip().splitlines()
             if lines:
-                how += f": {lines[-1]:.{_SHOWN_LINE}}"
+                how += f": {guarded(lines[-1]):.{_SHOWN_LINE}}"
         return how
 
     def kill(self) -> None:

@@ -216,7 +216,9 @@ def _refused(*arguments: object) -> Ended:
 def test_what_cannot_be_run_so_is_refused(endpoint: CountingEndpoint, tmp_path: Path) -> None:
     rows = write_rows(tmp_path / "in.jsonl", 10)
     done = _refused(*_arguments(rows, endpoint, tmp_path / "out", "--concurrency", 1))
-    assert "--processes 2 is more than the 1 request" in done.err
+    assert "--processes 2 is more than the 1 request that may be in flight at a time (limits.concurrency)" in done.err
+    done = _refused(*_arguments(rows, endpoint, tmp_path / "out", *_set(limits__max_concurrency=1)))
+    assert "limits.max_concurrency" in done.err
     assert "--processes" in _refused("run", rows, "--endpoint", "local", "--out", tmp_path / "o", "--processes", 2).err
     assert not (tmp_path / "out").exists() and _asked(endpoint) == 0
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import random
 import signal
 import subprocess
@@ -16,18 +18,19 @@ import polars as pl
 
 from batchflex.storage import journal, part_files
 from batchflex.storage.output_folder import Folder
+from tests.support.command_line import write_rows
 from tests.support.counting_endpoint import CountingEndpoint
 
 KILLS = 50
 ROWS = 6_000
 
 
-def start(rows: Path, out: Path, base_url: str) -> subprocess.Popen[bytes]:
+def start(rows: Path, out: Path, base_url: str, *more: str) -> subprocess.Popen[bytes]:
     """A run that seals often, so that kills fall into sealing, too."""
     command = [sys.executable, "-m", "batchflex", "run", str(rows), "--base-url", base_url, "--model", "m"]
     command += ["--out", str(out), "--concurrency", "16", "--quiet"]
     command += ["--set", "journal.seal_rows=40", "--set", "journal.sync_s=0.02"]
-    return subprocess.Popen(command, stdin=subprocess.DEVNULL)
+    return subprocess.Popen([*command, *more], stdin=subprocess.DEVNULL)
 
 
 def wait_for_answers(endpoint: CountingEndpoint, run: subprocess.Popen[bytes], more_than: int) -> None:
@@ -129,3 +132,30 @@ def test_killed_between_part_and_journal(endpoint: CountingEndpoint, tmp_path: P
     check(endpoint.log(), pl.read_parquet(out / "results.parquet"), 90)
     assert list((folder.path / "parts").glob(".*")) == []
     assert journal.segments(folder.journal) == []
+
+
+def test_kills_of_a_run_on_two_processes(endpoint: CountingEndpoint, tmp_path: Path) -> None:
+    """Now the process of the run, now one of its workers, now both at once."""
+    rows, out = write_rows(tmp_path / "rows.jsonl", 3_000), tmp_path / "out"
+    endpoint.knobs(latency_s=0.02, jitter_s=0.02)
+    moments = random.Random(3)
+    for _ in range(20):
+        before = endpoint.stats()["good"]
+        run = start(rows, out, endpoint.base_url, "--processes", "2", "--wait", "60s")
+        try:
+            wait_for_answers(endpoint, run, before)
+            time.sleep(moments.uniform(0.0, 0.5))
+            workers = [int(words[1]) for each in Folder(out).workers() if len(words := each.holder().split()) > 1]
+            victims = moments.choice(([run.pid], workers[:1], workers, [run.pid, *workers]))
+            for pid in victims:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            if run.pid not in victims:
+                time.sleep(moments.uniform(0.0, 0.5))
+        finally:
+            run.kill()
+            run.wait()
+    last = start(rows, out, endpoint.base_url, "--processes", "2", "--wait", "60s")
+    assert last.wait(120) == 0
+    check(endpoint.log(), pl.read_parquet(out / "results.parquet"), 3_000)
+    assert not Folder(out).workers()
