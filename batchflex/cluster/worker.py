@@ -7,6 +7,7 @@ the parent's to hear.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime
 import itertools
 import os
@@ -25,7 +26,7 @@ from typing import Any
 import anyio
 
 from ..config import Job, build, dated_path, environment_of, path_variables
-from ..core import BatchflexError, Event, Message, Outcome, Request, SparedImports, StopReason, StorageError, malloc
+from ..core import Event, Message, Outcome, Request, SparedImports, StopReason, StorageError, malloc, sole_fault
 from ..engine import Deadline, Engine, Execution, Lease, Lessor, RequestQueue, Share, on_a_loop
 from ..plan import Prepared
 from ..storage import Folder, RunState
@@ -136,19 +137,19 @@ class Line:
         found = frames.read(self._incoming)
         return found if isinstance(found, frames.Setup) else None
 
-    def listen(self, loop: asyncio.AbstractEventLoop, heard: Callable[[Any | None], None]) -> None:
-        """Hand each frame over to the loop; ``None`` when the parent is gone."""
+    def listen(self) -> asyncio.Queue[Any | None]:
+        """Each frame as it comes; ``None`` when the parent is gone."""
+        loop, heard = asyncio.get_running_loop(), asyncio.Queue[Any | None]()
 
         def read() -> None:
             frame: Any = True
             while frame is not None:
                 frame = frames.read(self._incoming)
-                try:
-                    loop.call_soon_threadsafe(heard, frame)
-                except RuntimeError:  # the loop has ended
-                    return
+                with contextlib.suppress(RuntimeError):  # the loop has ended
+                    loop.call_soon_threadsafe(heard.put_nowait, frame)
 
         threading.Thread(target=read, daemon=True).start()
+        return heard
 
 
 class _Leases:
@@ -158,8 +159,11 @@ class _Leases:
         self.line = line
         self._numbers = itertools.count()
         self._asked: dict[int, asyncio.Future[Lease | None]] = {}
+        self.are_lost = False
 
     async def ask(self, limit: frames.Limit, least: float, units: float) -> Lease | None:
+        if self.are_lost:
+            return None
         number = next(self._numbers)
         self._asked[number] = asyncio.get_running_loop().create_future()
         self.line.send(frames.Ask(number, limit, least, units))
@@ -171,7 +175,8 @@ class _Leases:
             future.set_result(frame.lease)
 
     def lost(self) -> None:
-        """Nothing more is granted."""
+        """The parent is gone: nothing more is granted."""
+        self.are_lost = True
         for future in self._asked.values():
             if not future.done():
                 future.set_result(None)
@@ -210,8 +215,17 @@ class WorkerExecution(Execution):
         self._rows = GivenRows(self._long_prompts.look, self._due)
         return self._rows
 
-    def hear(self, frame: Any | None) -> None:
-        """What the parent says; ``None``: it is gone."""
+    async def listen(self) -> None:
+        """Do what the parent says, until it is gone."""
+        heard = self._line.listen()
+        while (frame := await heard.get()) is not None:
+            self._hear(frame)
+        super().stop("error", _PARENT_GONE)
+        self._leases.lost()
+        if self._segment is not None and not self._segment.done():
+            self._segment.set_exception(StorageError(_PARENT_GONE))
+
+    def _hear(self, frame: Any) -> None:
         if isinstance(frame, frames.Rows):
             self._rows.give(frame.requests)
         elif isinstance(frame, frames.End):
@@ -223,11 +237,6 @@ class WorkerExecution(Execution):
                 self._segment.set_result(frame.number)
         elif isinstance(frame, frames.Granted):
             self._leases.granted(frame)
-        elif frame is None:
-            super().stop("error", _PARENT_GONE)
-            self._leases.lost()
-            if self._segment is not None and not self._segment.done():
-                self._segment.set_exception(StorageError(_PARENT_GONE))
 
     def stop(self, reason: StopReason, message: Message | str) -> None:
         is_first = self.run_state.stopped_by is None
@@ -236,6 +245,9 @@ class WorkerExecution(Execution):
             self._line.send(frames.Stopped(reason, self.run_state.message))
 
     async def _asked_segment(self) -> int:
+        """:raises StorageError: if there is nobody to tell the number: then what is kept stays in the journal until the end."""
+        if self._leases.are_lost:
+            raise StorageError(_PARENT_GONE)
         self._segment = asyncio.get_running_loop().create_future()
         self._line.send(frames.NextSegment())
         return await self._segment
@@ -347,8 +359,10 @@ async def _work(setup: frames.Setup, line: Line) -> None:
             job, plan, folder, prepared, engine, _Reporter(line), setup.run_id, _deadline(setup.due_in_s)
         )
         execution.serve(line, leases)
-        line.listen(asyncio.get_running_loop(), execution.hear)
-        await execution.conduct(handle_signals=False)
+        async with anyio.create_task_group() as listening:
+            listening.start_soon(execution.listen)
+            await execution.conduct(handle_signals=False)
+            listening.cancel_scope.cancel()
 
 
 def main() -> None:
@@ -362,8 +376,10 @@ def main() -> None:
     try:
         if (setup := line.first()) is not None:
             on_a_loop(partial(_work, setup, line))
-    except BatchflexError as error:
-        fault = str(error)
+    except Exception as error:
+        if (known := sole_fault(error)) is None:
+            raise
+        fault = str(known)
     line.send(frames.Ended(fault))
     line.close()
     os._exit(0)  # nothing is to be put away

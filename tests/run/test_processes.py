@@ -109,7 +109,8 @@ def test_a_worker_that_is_killed_loses_nothing(endpoint: CountingEndpoint, tmp_p
 def test_workers_end_with_the_process_of_the_run(endpoint: CountingEndpoint, tmp_path: Path) -> None:
     rows, out = write_rows(tmp_path / "in.jsonl", 2_000), tmp_path / "out"
     endpoint.knobs(latency_s=0.05)
-    with begun(*_arguments(rows, endpoint, out, "--concurrency", 8)) as run:
+    # Segments are so small that a worker asks for the number of another all the time.
+    with begun(*_arguments(rows, endpoint, out, "--concurrency", 8, *_set(journal__seal_rows=2))) as run:
         wait_until(lambda: endpoint.stats()["good"] > 50 and len(_workers(out)) == 2, "both workers ask")
         pids = _workers(out)
         run.kill()
@@ -134,6 +135,19 @@ def test_a_signal_stops_all_and_what_is_in_flight_is_kept(endpoint: CountingEndp
     assert done.code == 130, done
     assert state(out)["ok"] == table(out).height == endpoint.stats()["good"]
     assert state(out)["stopped_by"] == "signal" and not _workers(out)
+
+
+def test_what_is_in_flight_is_waited_for_no_longer_than_the_grace(endpoint: CountingEndpoint, tmp_path: Path) -> None:
+    rows, out = write_rows(tmp_path / "in.jsonl", 100), tmp_path / "out"
+    endpoint.knobs(latency_s=0.02)
+    with begun(*_arguments(rows, endpoint, out, "--concurrency", 4, *_set(limits__grace_s=0.5))) as run:
+        wait_until(lambda: endpoint.stats()["good"] >= 20, "some answers")
+        endpoint.knobs(latency_s=60.0)
+        wait_until(lambda: endpoint.stats()["in_flight"] == 4, "all are slow", 20)
+        run.send_signal(signal.SIGINT)
+        done = ended(run, timeout_s=30)
+    assert done.code == 130, done
+    assert state(out)["ok"] == table(out).height >= 20
 
 
 def test_the_second_signal_ends_at_once_and_the_next_run_has_every_answer(
