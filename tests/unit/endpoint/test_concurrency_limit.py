@@ -30,7 +30,7 @@ def test_a_fixed_window_stays_whatever_comes() -> None:
     assert (window.size, window.last_reason) == (64, "fixed")
 
 
-@pytest.mark.parametrize("slots", [4, 32, 256, 800])
+@pytest.mark.parametrize("slots", [4, 32, 256])
 @pytest.mark.parametrize("jitter_s", [0.0, 0.004, 0.1])
 def test_a_server_with_slots_gets_little_more_than_they_hold(slots: int, jitter_s: float) -> None:
     chance = random.Random(slots)
@@ -97,7 +97,7 @@ def test_a_server_that_gets_slower_with_each_and_yet_delivers_more_is_filled(slo
 
 @pytest.mark.parametrize("answer_s", [0.0001, 0.0002, 0.001])
 def test_a_queue_of_some_milliseconds_is_not_shortened(answer_s: float) -> None:
-    asked = client(Slots(1, answer_s)).run(8)
+    asked = client(Slots(1, answer_s)).run(max(1.0, 8_000 * answer_s))
     assert 0.005 <= asked.pacer.concurrency.size * answer_s <= 0.025
 
 
