@@ -17,7 +17,7 @@ import anyio
 import anyio.to_thread
 import msgspec
 
-from ..config import Job
+from ..config import EndpointsEntry, Job
 from ..core import Event, JobError, Message, Outcome, Request, StopReason
 from ..endpoint import Spacing, Window
 from ..engine import BudgetLimit, Execution, Failures, LocalLessor, unless_it_fails
@@ -75,11 +75,12 @@ class ProcessesExecution(Execution):
 
     def _lent(self) -> dict[frames.Limit, tuple[LocalLessor, float]]:
         """The limits that the workers share, each with the portion that one leases at a time."""
-        limits, found = self._job.limits, {}
-        by_name: dict[str, list[Any]] = {}
-        for entry, endpoint in zip(self._job.endpoint_entries, self._engine.endpoints, strict=True):
-            by_name.setdefault(str(endpoint.account or entry.name), []).append(entry)
-        for sharing in by_name.values():
+        limits = self._job.limits
+        found: dict[frames.Limit, tuple[LocalLessor, float]] = {}
+        by_account: dict[object, list[EndpointsEntry]] = {}
+        for number, endpoint in enumerate(self._engine.endpoints):
+            by_account.setdefault(endpoint.account or number, []).append(self._job.endpoint_entries[number])
+        for sharing in by_account.values():
             rpm = min((entry.rpm for entry in sharing if entry.rpm is not None), default=None)
             tpm = min((entry.tpm for entry in sharing if entry.tpm is not None), default=None)
             if rpm:
