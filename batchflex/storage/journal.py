@@ -98,10 +98,15 @@ def read(path: Path, void: list[str] | None = None) -> Iterator[Outcome]:
 
 
 def _records(stream: IO[bytes]) -> Iterator[Outcome | dict[str, Any]]:
-    """What is whole of a file of records. After damage it goes on at the next that is."""
-    begin, size = 0, os.fstat(stream.fileno()).st_size
+    """What is whole of a file of records. After damage it goes on at the next that is. What is not whole, or not there though
+    something after it is, may have been written just as it was read: it is looked at once more before it is passed over."""
+    begin, broken_at, missing_at, size = 0, -1, -1, os.fstat(stream.fileno()).st_size
     while _seek_marker(stream, begin):
-        begin = stream.tell()
+        found = stream.tell()
+        if found > begin and missing_at != begin:
+            missing_at = begin
+            continue
+        begin = found
         while len(head := stream.read(_HEAD.size)) == _HEAD.size:
             marker, checksum, length = _HEAD.unpack(head)
             if marker != _MARKER or not 0 < length <= size - begin:
@@ -111,11 +116,12 @@ def _records(stream: IO[bytes]) -> Iterator[Outcome | dict[str, Any]]:
                 break
             yield _decode(body)
             begin += len(head) + length
-        begin += 1
+        begin, broken_at = (begin + 1, -1) if begin == broken_at else (begin, begin)
 
 
 def _seek_marker(stream: IO[bytes], begin: int) -> bool:
-    """Go to the first marker at or after ``begin``; false if there is none."""
+    """Go to the first marker at or after ``begin``, as the file is now; false if there is none."""
+    stream.seek(0, io.SEEK_END)  # empties the buffer
     stream.seek(begin)
     block = b""
     while more := stream.read(_BLOCK):
