@@ -20,6 +20,7 @@ import httptools
 import httpx
 
 from .answer_deadline import Alarm
+from .answer_turns import AnswerTurns
 from .content_coding import BodyTooLarge, Unpacker
 
 ANSWER_BYTES = 64 << 20  # of an answer, unless the request says otherwise
@@ -88,11 +89,12 @@ class Connection(asyncio.Protocol):
     __slots__ = (
         "_alarm", "_chunks", "_framed", "_got_eof", "_has_data", "_has_headers", "_head", "_idle_bytes", "_is_dubious",
         "_loop", "_lost", "_met_close", "_most", "_outgoing", "_parser", "_reader", "_requests", "_size", "_transport",
-        "_unpacker", "_waiter", "_was_streamed", "_watch", "idle_since", "is_complete", "keeps", "names", "status", "streamed",
-        "values", "when_closed",
+        "_turns", "_unpacker", "_waiter", "_was_streamed", "_watch", "idle_since", "is_complete", "keeps", "names", "status",
+        "streamed", "values", "when_closed",
     )  # fmt: skip
 
-    def __init__(self) -> None:
+    def __init__(self, turns: AnswerTurns) -> None:
+        self._turns = turns
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpResponseParser(self)
         self._watch: select.poll | None = None
@@ -117,8 +119,8 @@ class Connection(asyncio.Protocol):
         self.values: list[bytes] = []
         self._chunks: list[bytes] = []
         self._head = b""
-        self.streamed = self._framed = self._has_headers = self.is_complete = self.keeps = False
-        self._is_dubious = self._has_data = False
+        self.streamed = self._framed = self._has_headers = self._has_data = False
+        self.is_complete = self.keeps = self._is_dubious = False
         self._unpacker: Unpacker | None = None
 
     @property
@@ -157,7 +159,6 @@ class Connection(asyncio.Protocol):
         :raises httpx.ReadError, httpx.RemoteProtocolError: if there is none, or it is broken.
         :raises AnswerTooLarge: if it is larger than ``most_bytes``. Of what is no success only the first 1 MB is read.
         """
-        loop = self._loop
         self._was_streamed = self.streamed
         self._begin()
         self._requests += 1
@@ -176,8 +177,8 @@ class Connection(asyncio.Protocol):
             self._alarm = None
         # When those that are ready have run: then requests go one right after the other, and wake the server up once.
         self._outgoing = head, body
-        loop.call_soon(self._send)
-        self._waiter = waiter = loop.create_future()
+        self._loop.call_soon(self._send)
+        self._waiter = waiter = self._loop.create_future()
         if self._lost is not None:
             waiter.set_exception(self._lost)
         return waiter
@@ -416,7 +417,7 @@ class Connection(asyncio.Protocol):
             self.is_complete = True
             self.keeps = self._parser.should_keep_alive()
             if (waiter := self._waiter) is not None and not waiter.done():
-                waiter.set_result(None)
+                self._turns.wake(waiter)
 
 
 def words(error: Exception) -> str:

@@ -22,11 +22,13 @@ import ssl
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import aiohappyeyeballs
 import httpx
 
 from .answer_deadline import within
+from .answer_turns import AnswerTurns
 from .connection import ANSWER_BYTES, Connection, MetClose, Reader, words
 
 _CONNECT_S = 10.0  # unless the request says otherwise
@@ -124,6 +126,7 @@ class Connections(httpx.AsyncBaseTransport):
         self._addresses: dict[tuple[str, int], tuple[float, Sequence[aiohappyeyeballs.AddrInfoType]]] = {}
         self._looking_up: dict[tuple[str, int], asyncio.Lock] = {}
         self._connecting = asyncio.Semaphore(_CONNECTING)
+        self._turns = AnswerTurns()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send, and return when the answer is there.
@@ -223,7 +226,7 @@ class Connections(httpx.AsyncBaseTransport):
                 name = host if context else None
                 if only := _only_address(found):  # the loop's own way takes half the time
                     transport, connection = await loop.create_connection(
-                        Connection, only[0], only[1], ssl=context, server_hostname=name
+                        partial(Connection, self._turns), only[0], only[1], ssl=context, server_hostname=name
                     )
                     link = transport.get_extra_info("socket")
                 else:
@@ -231,7 +234,7 @@ class Connections(httpx.AsyncBaseTransport):
                         found, happy_eyeballs_delay=_OTHER_FAMILY_S, interleave=1
                     )
                     _, connection = await loop.create_connection(
-                        Connection, sock=link, ssl=context, server_hostname=name
+                        partial(Connection, self._turns), sock=link, ssl=context, server_hostname=name
                     )
                 link.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         except TimeoutError:

@@ -18,6 +18,7 @@ import anyio
 import httpx
 import pytest
 
+from batchflex.endpoint.answer_turns import AnswerTurns
 from batchflex.endpoint.connection import AnswerTooLarge, Connection, MetClose, Reader
 from batchflex.endpoint.http1 import Connections
 
@@ -382,7 +383,7 @@ def test_a_request_that_met_a_close_is_known_to_be_unread(size: int, uvloop: boo
 
         async def ask_twice() -> None:
             loop = asyncio.get_running_loop()
-            _, used = await loop.create_connection(Connection, *listener.getsockname())
+            _, used = await loop.create_connection(lambda: Connection(AnswerTurns()), *listener.getsockname())
             head = b"POST /x HTTP/1.1\r\ncontent-length: %d\r\n\r\n"
             await used.request(head % 2, b"{}")
             closed.wait()
