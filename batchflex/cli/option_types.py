@@ -98,6 +98,11 @@ def path(text: str) -> Path:
     return Path(path_text(text))
 
 
+def folder(text: str) -> Path | str:
+    """An output folder: a path, or the URL of one in a bucket, as it was given."""
+    return text if "://" in text else path(text)
+
+
 def path_text(text: str) -> str:
     """A path that file systems may take, as it was given: of a folder with a slash at its end, and patterns."""
     parts = [name.encode("utf-8", "surrogatepass") for name in text.split("/")]

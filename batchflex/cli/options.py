@@ -12,7 +12,19 @@ from typing import Any, get_args
 from ..config import Occasion
 from ..core import __version__
 from .option_parser import Parser, refuse_unknown
-from .option_types import above_0, correlation, labels, names, path, path_text, positive, schedule_kind, share, wait_s
+from .option_types import (
+    above_0,
+    correlation,
+    folder,
+    labels,
+    names,
+    path,
+    path_text,
+    positive,
+    schedule_kind,
+    share,
+    wait_s,
+)
 
 _ABOUT = """\
 Ask a language model many questions, and get a Parquet table of the answers.
@@ -97,7 +109,7 @@ class _Verbs:
         return added
 
 
-_TYPES = {"FILE": path_text, "SPEC": path_text, "OUT": path}  # by metavar
+_TYPES = {"FILE": path_text, "SPEC": path_text, "OUT": folder}  # by metavar
 _SETTINGS: dict[str, dict[str, Any]] = {
     "set": {"action": "append", "default": []},
     "log_prompts": {"action": "store_const", "const": True},

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core import BatchflexError, JobError
-from . import interrupts, output
+from . import interrupts, output, remote_outputs
 from .job_options import as_init, is_job_file, job_of, log_settings, settings
 from .process import importing, rare_garbage_collection
 
@@ -28,8 +28,10 @@ if TYPE_CHECKING:
 def run(options: argparse.Namespace) -> int:
     with importing():
         from ..api import execute
+        from ..config import copy_of, is_bucket
         from ..storage import Attempt, Folder
-    with Attempt(None if options.out is None else Folder(Path(options.out))) as attempt:
+    named = None if options.out is None else copy_of(options.out) if is_bucket(options.out) else Path(options.out)
+    with Attempt(None if named is None else Folder(named)) as attempt:
         options.run_id, options.attempt = attempt.run_id, attempt
         try:
             job = job_of(options)
@@ -206,6 +208,10 @@ def _report_end(
         say_fault(fault)
     if job.wants_report and run.exit_code < 128:
         _write_report(run, say_fault, quiet=options.quiet or logs.stderr_is_log)
+        try:
+            remote_outputs.upload(run.out)
+        except BatchflexError as error:
+            say_fault(f"the report is not uploaded: {error}")
     if not (logs.stderr_is_log or options.quiet) and run_text.not_ok(state):
         output.say(f"batchflex: {run_text.outcome(state)}")  # last, where no table of scores hides it
 

@@ -70,6 +70,11 @@ def plan(options: argparse.Namespace) -> int:
     from . import plan_text
 
     job = job_of(options)
+    if job.bucket is not None:
+        from ..storage import Folder, remote_output
+
+        if remote := remote_output.of(Folder(job.out), job.bucket, job.storage):
+            remote.refresh(if_there=True)
     for warning in (*job.warnings(), *missing_addresses(job)):
         output.warn(warning)
     if any(spec.baseline is not None for spec in job.score):

@@ -25,9 +25,10 @@ from .fields import NonEmpty, Section, as_encoding, as_separator, name_rule, ref
 from .notify_sections import NotifySection
 from .parameter_tables import Parameters, name_fault, schema_fault
 from .path_variables import literal
+from .remote_paths import copy_of, is_bucket
 from .score_sections import ScoreSection
 from .secrets_check import key_variables
-from .sections import JournalSection, LimitsSection, LogSection, PricesTable, RetrySection
+from .sections import JournalSection, LimitsSection, LogSection, PricesTable, RetrySection, StorageSection
 from .sweep import SweepSection, always_set
 
 _IN_SINGLE_BRACES = re.compile(r"(?<!\{)\{ ?([A-Za-z_]\w*) ?\}(?!\})")
@@ -135,6 +136,7 @@ class Job(Section):
     prices: PricesTable | None = None
     retry: RetrySection = RetrySection()
     journal: JournalSection = JournalSection()
+    storage: StorageSection = StorageSection()
     log: LogSection = LogSection()
     score: list[ScoreSection] = Field(default=[])
     notify: NotifySection = NotifySection()
@@ -177,8 +179,15 @@ class Job(Section):
 
     @property
     def out(self) -> Path:
-        """The output folder: ``job.out``, else ``runs/<name>``."""
+        """The output folder: ``job.out``, else ``runs/<name>``. Of one in a bucket it is the copy on this machine."""
+        if self.bucket is not None:
+            return copy_of(self.bucket)
         return Path(self.job.out) if self.job.out else Path("runs") / self.job.name
+
+    @property
+    def bucket(self) -> str | None:
+        """The URL of the output folder, if that is in a bucket."""
+        return self.job.out if self.job.out and is_bucket(self.job.out) else None
 
     @property
     def templates(self) -> dict[str, PromptSection]:
@@ -287,8 +296,11 @@ class Job(Section):
         for table in plain.get("endpoints", [plain.get("endpoint")]):
             if not table["finish_reasons"]:
                 del table["finish_reasons"]
-        if not self.score:
-            del plain["score"]
+        if not plain["storage"]["options"]:
+            del plain["storage"]["options"]
+        for table in ("score", "storage"):
+            if not plain[table]:
+                del plain[table]
         if notify := self.notify.without_secrets():
             plain["notify"] = notify
         else:

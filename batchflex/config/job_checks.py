@@ -14,6 +14,7 @@ from .durations import parse_duration
 from .endpoint_section import HOSTED, EndpointSection, EndpointsEntry, endpoint_name, hosted_at
 from .fields import WrongField
 from .mistake_messages import Mistake, choice
+from .remote_paths import output_mistakes
 from .score_sections import ScoreSection, name_mistakes
 from .sections import LimitsSection
 from .sweep import always_set
@@ -62,6 +63,7 @@ def _rules(job: Job) -> Iterator[Iterator[Mistake]]:
     yield _price(job, "output")
     yield _budget_in_dollars(job)
     yield _longest_answer(job)
+    yield _in_bucket(job)
 
 
 def _all_endpoints(job: Job) -> Iterator[tuple[str, EndpointSection]]:
@@ -221,3 +223,8 @@ def unbounded(limits: LimitsSection, request: Request) -> str | None:
     if name is None:
         return None
     return f"row {request.id!r:.80} has no max_tokens, which limits.{name} needs: give it one, or set params.max_tokens"
+
+
+def _in_bucket(job: Job) -> Iterator[Mistake]:
+    if job.bucket is not None:
+        yield from output_mistakes(job.bucket, keep_runs=job.job.keep_runs, since=job.input.since)

@@ -27,6 +27,7 @@ from .job_checks import job_mistakes
 from .missing_files import absent_input, absent_inputs
 from .mistake_messages import KEY_HINT, Mistake, choice, explained, found, sentences
 from .partial_job import validated
+from .remote_paths import is_bucket
 from .score_sections import ScoreSection
 from .secrets_check import key_mistakes, key_variables
 from .settings import places_of, section_of
@@ -179,6 +180,8 @@ def build(
         raise JobError(lines, place=place)
     own = {} if folders is None else {"out": folders.at(moment or datetime.datetime.now())}
     own |= {} if environment.file is None else {"env_file": str(environment.file)}
+    if "out" in own and is_bucket(str(own["out"])) and "results" not in job.job.model_fields_set:
+        own["results"] = "folder"  # whose files are uploaded once, not anew with each row
     scores = [_beside(each, folder) if folder is not None and each.is_function else each for each in job.score]
     job = job.model_copy(update={"job": job.job.model_copy(update=own), "score": scores})
     job._models = tuple(models)
@@ -223,6 +226,8 @@ def _output(job: Job, outside: Sequence[str]) -> tuple[dated_path.Dated | None, 
 
 
 def _home(path: str) -> str:
+    if is_bucket(path):
+        return path.rstrip("/")
     try:
         return str(Path(path).expanduser() if path.startswith("~") else Path(path))
     except (RuntimeError, ValueError):  # no such home: reported when the folder is made

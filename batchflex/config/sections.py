@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field
 
 from ..core import Usage
 from .durations import Deadline, Duration, Hours
-from .fields import NonEmpty, Section, wanted
+from .fields import NonEmpty, Section, http_url, refusing, wanted
 
 ConcurrencyLimit = Annotated[
     Literal["auto"] | Annotated[int, Field(ge=1, le=65_536)], wanted("'auto' or a whole number from 1 to 65536")
@@ -21,6 +21,15 @@ _MaxFailures = Annotated[
 ]
 _Count = Annotated[int, Field(ge=1, le=10**15)]
 _Price = Annotated[float, Field(ge=0)]
+
+
+def _store_fault(url: str) -> str | None:
+    parts = http_url(url)
+    if parts is None:
+        return (
+            "must be the address of an object store, such as 'https://storage.example.com' or 'http://127.0.0.1:9000'"
+        )
+    return "must be an address alone, without user, password or query" if parts.username or parts.query else None
 
 
 class LimitsSection(Section):
@@ -52,6 +61,16 @@ class JournalSection(Section):
     sync_s: Annotated[float, Field(gt=0, le=3600)] = 1.0
     seal_rows: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
     seal_mb: Annotated[float, Field(gt=0, le=4096)] = 32.0
+    upload_s: Annotated[float, Field(gt=0, le=3600)] = 10.0
+    upload_mb: Annotated[float, Field(gt=0, le=4096)] = 32.0
+
+
+class StorageSection(Section):
+    """How buckets are reached. What is secret comes from the environment, as their own tools take it."""
+
+    endpoint: Annotated[NonEmpty, refusing(_store_fault)] | None = None
+    region: NonEmpty | None = None
+    options: dict[str, str] = Field(default={})
 
 
 class LogSection(Section):

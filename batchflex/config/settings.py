@@ -21,7 +21,7 @@ _SECTIONS: dict[str, type[BaseModel]] = {
 }  # fmt: skip
 _LIKE = 0.85
 # The tables of a job that say how requests are sent, and do not change them.
-_HOW = ("limits", "retry", "prices", "endpoint", "answer", "journal", "notify", "log")
+_HOW = ("limits", "retry", "prices", "endpoint", "answer", "journal", "storage", "notify", "log")
 
 
 def places_of(settings: Mapping[str, Any] | None) -> list[tuple[str, Any]]:

@@ -13,7 +13,7 @@ from ..config import Job, deadline_s
 from ..core import Emitter, JobError, sole_fault
 from ..endpoint import default_model, resolve_all
 from ..plan import FrameInput, Plan, Prepared, prepare
-from ..storage import Attempt, Folder, RunState, catch_up
+from ..storage import Attempt, Folder, RunState, catch_up, remote_output
 from .engine import Engine
 from .run_lifecycle import Deadline, Execution
 from .run_result import Nobody, Observer, Run
@@ -137,6 +137,10 @@ class JobRun:
         folder = Folder(job.out)
         early = None if folder.exists() else await new_plan()
         with folder.held():
+            remote = remote_output.of(folder, job.bucket, job.storage)
+            if remote is not None:
+                await anyio.to_thread.run_sync(remote.acquire, self._observer.note, abandon_on_cancel=True)
+                folder.require_format()
             await anyio.to_thread.run_sync(catch_up, folder)
             plan = early or await new_plan()
             preparing: Preparing = partial(prepare, job) if retried is None else retried.prepare
@@ -154,12 +158,20 @@ class JobRun:
                 attempt.begun()
                 if self._cancelled_for is not None:
                     execution.stop("signal", self._cancelled_for)
-                try:
-                    run = await execution.conduct(handle_signals)
-                finally:
-                    self._execution = None
-                if self._then is not None:
-                    await self._then(run, folder)
+                async with anyio.create_task_group() as beside:
+                    if remote is not None:
+                        beside.start_soon(
+                            remote.keep_uploaded, job.journal, partial(execution.stop, "disk"), self._observer.note
+                        )
+                    try:
+                        run = await execution.conduct(handle_signals)
+                    finally:
+                        self._execution = None
+                    if self._then is not None:
+                        await self._then(run, folder)
+                    beside.cancel_scope.cancel()
+                if remote is not None:
+                    await anyio.to_thread.run_sync(remote.end)
                 return run
             except BaseExceptionGroup as group:
                 if fault := sole_fault(group):

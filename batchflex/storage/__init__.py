@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         part_numbers as part_numbers,
         places as places,
         record as record,
+        remote_output as remote_output,
         results_table as results_table,
         superseded as superseded,
         table_files as table_files,

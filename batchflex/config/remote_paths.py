@@ -1,0 +1,55 @@
+"""Paths that are URLs: outputs in buckets, and where their copy on this machine is. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from .mistake_messages import Mistake
+
+# Of object stores, by what obstore understands.
+BUCKETS = ("s3", "s3a", "gs", "az", "adl", "abfs", "abfss")
+_URL = re.compile(rf"(?:{'|'.join(BUCKETS)})://[^/?#]+(?:/[^?#]*)?")
+_NAME = re.compile(r"[^A-Za-z0-9._-]+")
+
+
+def is_bucket(path: str) -> bool:
+    """Whether a path is in an object store, as far as its scheme says."""
+    return path.partition("://")[0] in BUCKETS and "://" in path
+
+
+def bucket_fault(url: str) -> str | None:
+    """What is wrong with the URL of an output folder in a bucket."""
+    if _URL.fullmatch(url) is None or ".." in url.split("/"):
+        return "an output folder in a bucket is written s3://BUCKET/PATH, gs://BUCKET/PATH or az://CONTAINER/PATH"
+    if not url.partition("://")[2].partition("/")[2].strip("/"):
+        return f"name a folder in the bucket, such as {url.rstrip('/')}/runs/reviews: what is beside its files is not batchflex's"
+    return None
+
+
+def copies_folder(variables: Mapping[str, str] = os.environ) -> Path:
+    """Where copies of outputs are kept: ``$XDG_STATE_HOME/batchflex/outputs``, else under ``~/.local/state``."""
+    given = variables.get("XDG_STATE_HOME", "")
+    home = Path(given) if given.startswith("/") else Path.home() / ".local" / "state"
+    return home / "batchflex" / "outputs"
+
+
+def copy_of(url: str) -> Path:
+    """The folder on this machine that an output in a bucket is copied from and to. It has the same name each time."""
+    url = url.rstrip("/")
+    name = _NAME.sub("-", url.rpartition("/")[2])[:80]
+    return copies_folder() / f"{name}-{hashlib.sha256(url.encode()).hexdigest()[:12]}"
+
+
+def output_mistakes(out: str, *, keep_runs: int | None, since: object) -> list[Mistake]:
+    """What is wrong with an output in a bucket, and what cannot be had there."""
+    if (fault := bucket_fault(out)) is not None:
+        return [Mistake("job.out", fault)]
+    words = "is for outputs in local folders, as it looks for those of other dates beside this one"
+    return [
+        *([Mistake("job.keep_runs", f"{words}; let the bucket's own rules remove old objects")] if keep_runs else []),
+        *([Mistake("input.since", f'"last" {words}; name a moment instead')] if since == "last" else []),
+    ]

@@ -1,0 +1,228 @@
+"""Objects of a bucket under one prefix: S3, Google Cloud Storage, Azure, by obstore (extra ``cloud``).
+
+Credentials are taken as the stores' own tools take them: from the environment, profiles, and what the machine has been given.
+Each call ends: requests that fail for a passing reason are repeated for a minute at most.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..config import StorageSection
+from ..core import MissingExtra, StorageError, redacted
+from .files import replaced
+
+_REQUEST_S, _CONNECT_S, _RETRIED_S = 120, 10, 60
+_READ_BYTES = 4 << 20
+_MOST_WORDS = 300
+_TAG = re.compile(r"<(?:Code|Message)>([^<]+)<")
+_NO_CREDENTIALS = ("169.254.169.254", "metadata.google.internal", "169.254.170.2", "get_credentials")
+
+
+class Superseded(Exception):
+    """An object is not, or no more, as it was last seen."""
+
+
+class Object(NamedTuple):
+    """``tag`` changes with the content."""
+
+    size: int
+    tag: str
+
+
+class ObjectStore:
+    """The objects of ``url`` and below, by the rest of their names. ``str()`` is the URL.
+
+    :raises MissingExtra: if obstore is not installed.
+    :raises StorageError: of each call that fails: with what to do about it.
+    """
+
+    def __init__(self, url: str, section: StorageSection) -> None:
+        self._url = url
+        try:
+            import obstore
+            from obstore.store import from_url
+        except ImportError:
+            raise MissingExtra(f"{url} needs the package obstore: pip install 'batchflex[cloud]'") from None
+        self._obstore: Any = obstore
+        scheme = url.partition("://")[0]
+        how = _config(scheme, section)
+        endpoint = how.get("endpoint", "")
+        with self._explained("use"):
+            make: Any = from_url
+            self._store: Any = make(
+                url,
+                config=how,
+                client_options={
+                    "timeout": f"{_REQUEST_S}s",
+                    "connect_timeout": f"{_CONNECT_S}s",
+                    "allow_http": endpoint.startswith("http://"),
+                },
+                retry_config={"max_retries": 10, "retry_timeout": datetime.timedelta(seconds=_RETRIED_S)},
+                **_credentials(scheme, how),
+            )
+
+    def __str__(self) -> str:
+        return self._url
+
+    def list(self, prefix: str = "") -> dict[str, Object]:
+        """All objects, those of "folders" with them."""
+        found = {}
+        with self._explained("list"):
+            for block in self._obstore.list(self._store, prefix or None):
+                for each in block:
+                    found[each["path"]] = Object(each["size"], each["e_tag"] or str(each["last_modified"]))
+        return found
+
+    def get(self, name: str) -> tuple[bytes, str] | None:
+        """An object and its tag; ``None`` if there is none."""
+        with self._explained("read", name):
+            try:
+                found = self._obstore.get(self._store, name)
+                return bytes(found.bytes()), found.meta["e_tag"]
+            except FileNotFoundError as error:
+                if "NoSuchBucket" in str(error):
+                    raise
+                return None
+
+    def download(self, name: str, path: Path) -> str | None:
+        """Write an object into a file, which is there whole or not at all. Gives its tag; ``None`` if there is no such object."""
+        with self._explained("read", name):
+            try:
+                found = self._obstore.get(self._store, name)
+            except FileNotFoundError as error:
+                if "NoSuchBucket" in str(error):
+                    raise
+                return None
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with replaced(path) as stream:
+                for piece in found.stream(min_chunk_size=_READ_BYTES):
+                    stream.write(piece)
+            tag: str = found.meta["e_tag"]
+            return tag
+
+    def upload(self, name: str, content: Path | bytes) -> str:
+        """Put a whole object in place of one that may be there, and give its tag."""
+        with self._explained("write", name):
+            tag: str = self._obstore.put(self._store, name, content)["e_tag"]
+            return tag
+
+    def add(self, name: str, path: Path) -> str:
+        """Put a whole object where none is, and give its tag.
+
+        :raises Superseded: if there is another. One that is the same was put there by a write whose answer was lost.
+        """
+        with self._explained("write", name):
+            try:
+                added: str = self._obstore.put(self._store, name, path, mode="create")["e_tag"]
+                return added
+            except self._obstore.exceptions.AlreadyExistsError:
+                pass
+        there = self.get(name)
+        if there is None or there[0] != path.read_bytes():
+            raise Superseded(name)
+        return there[1]
+
+    def swap(self, name: str, content: bytes, tag: str | None) -> str:
+        """Put an object in place of the one that has this tag, or where there is none (``None``), and give its tag. Of several
+        who do so at the same time one succeeds.
+
+        :raises Superseded: if it has another tag, or is there. A write that arrived, but whose answer was lost, is found out.
+        """
+        with self._explained("write", name):
+            try:
+                mode: Any = "create" if tag is None else {"e_tag": tag}
+                made: str = self._obstore.put(self._store, name, content, mode=mode, use_multipart=False)["e_tag"]
+                return made
+            except (self._obstore.exceptions.AlreadyExistsError, self._obstore.exceptions.PreconditionError):
+                pass
+            except FileNotFoundError as error:
+                if "NoSuchBucket" in str(error):
+                    raise
+        there = self.get(name)
+        if there is None or there[0] != content:
+            raise Superseded(name)
+        return there[1]
+
+    def delete(self, names: Iterable[str]) -> None:
+        """Delete objects, those that are there."""
+        if some := list(names):
+            with self._explained("delete", some[0]):
+                self._obstore.delete(self._store, some)
+
+    @contextmanager
+    def _explained(self, verb: str, name: str = "") -> Iterator[None]:
+        """Turn what obstore raises into a sentence that says what to do."""
+        try:
+            yield
+        except Exception as error:
+            kinds = (self._obstore.exceptions.BaseError, OSError, ValueError)
+            if not isinstance(error, kinds) and not type(error).__module__.startswith(("obstore", "botocore")):
+                raise
+            what = f"{verb} {name}" if name else verb
+            raise StorageError(f"{self._url}: cannot {what}: {_explanation(self._url, str(error))}") from None
+
+
+def _config(scheme: str, section: StorageSection) -> dict[str, str]:
+    found = dict(section.options)
+    if section.endpoint is not None:
+        found["endpoint"] = section.endpoint
+    elif scheme.startswith("s3") and (
+        given := _first(os.environ, "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+    ):
+        found["endpoint"] = given
+    if section.region is not None:
+        found["region"] = section.region
+    elif scheme.startswith("s3") and (given := _first(os.environ, "AWS_REGION", "AWS_DEFAULT_REGION")):
+        found["region"] = given
+    return found
+
+
+def _first(variables: Mapping[str, str], *names: str) -> str | None:
+    return next((value for name in names if (value := variables.get(name))), None)
+
+
+def _credentials(scheme: str, how: dict[str, str]) -> dict[str, Any]:
+    """Of S3 those that boto3 finds, where the environment has none: profiles, single sign-on, roles of machines and tasks."""
+    if not scheme.startswith("s3") or how.get("skip_signature") == "true" or os.environ.get("AWS_ACCESS_KEY_ID"):
+        return {}
+    try:
+        import boto3
+        from obstore.auth.boto3 import Boto3CredentialProvider
+    except ImportError:
+        return {}
+    session = boto3.Session()
+    if "region" not in how and session.region_name:
+        how["region"] = session.region_name
+    return {"credential_provider": Boto3CredentialProvider(session)}
+
+
+def _explanation(url: str, said: str) -> str:
+    scheme, _, rest = url.partition("://")
+    bucket = rest.partition("/")[0]
+    if "NoSuchBucket" in said or "ContainerNotFound" in said or "The specified bucket does not exist" in said:
+        return f"there is no bucket {bucket}; make it, or name another in job.out"
+    if any(sign in said for sign in _NO_CREDENTIALS):
+        return f"no credentials were found; {_HOW_TO_SIGN.get(scheme, _HOW_TO_SIGN['s3'])}"
+    codes = ", ".join(dict.fromkeys(_TAG.findall(said)))
+    if re.search(r"\b40[13]\b|AccessDenied|Unauthenticated|Permission", said):
+        words = f" ({redacted(codes)[:_MOST_WORDS]})" if codes else ""
+        return f"the store refuses these credentials, or this is not allowed to them{words}"
+    if re.search(r"\b301\b|PermanentRedirect|AuthorizationHeaderMalformed", said):
+        return "the bucket is in another region; name it in storage.region or AWS_REGION"
+    if "error sending request" in said or "dns error" in said or "timed out" in said.lower():
+        return "the store cannot be reached; see whether storage.endpoint is right, then run the same command again"
+    return redacted(codes or said.strip().partition("\n")[0])[:_MOST_WORDS]
+
+
+_HOW_TO_SIGN = {
+    "s3": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE (with boto3 installed)",
+    "gs": "set GOOGLE_APPLICATION_CREDENTIALS, or run: gcloud auth application-default login",
+    "az": "set AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY, or run: az login",
+}

@@ -1,0 +1,440 @@
+"""An output folder in a bucket, and its copy on this machine, which a run works in as in any other folder.
+
+The copy is the spool: what a run writes is uploaded from it, the journal with it, every ``journal.upload_s``; a run on another
+machine begins with what was uploaded. All objects are whole and have the names of the files. They are uploaded in an order in
+which whoever reads sees no answer less: parts, journal, other files, what names these; then what is gone here is deleted there.
+
+One machine at a time writes: whoever holds ``lease.json``, which is replaced only by who has seen it as it is. Its number tells
+whether somebody else has written since this copy was last up to date. Answers that this machine has kept, but not uploaded
+before another one went on, are added then where no other answer has come to their requests.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import shutil
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.to_thread
+import msgspec
+
+from ..config import JournalSection, StorageSection, copies_folder
+from ..core import TIMINGS, FolderBusy, FolderError, StorageError, duration
+from . import journal
+from .files import replaced, storing
+from .object_store import Object, ObjectStore, Superseded
+from .output_folder import Folder
+from .part_numbers import part_numbers
+from .store import FolderStore
+
+_KEPT, _LEASE, _ASIDE = ".remote.json", "lease.json", ".aside"
+_APPENDED = ("history.jsonl", "telemetry.jsonl")
+_LAST = ("run.json", "format.json")  # and what names the files of a table
+_TAIL = 64  # zeros that may be the end of a record, of those that end a segment
+_CHECK_S = 1.0
+
+
+class _Kept(msgspec.Struct):
+    """What is known here of the bucket: ``files`` has size, time of change (ns) and tag of each file as it was last the same on
+    both sides, at the ``epoch`` of the lease. ``id`` is that of this copy."""
+
+    url: str
+    endpoint: str | None = None
+    region: str | None = None
+    options: dict[str, str] = {}
+    id: str = ""
+    epoch: int = 0
+    uploaded_at: float | None = None
+    files: dict[str, tuple[int, int, str]] = {}
+
+
+class _Lease(msgspec.Struct):
+    epoch: int
+    holder: str
+    copy: str
+    released: bool = False
+    renewed: int = 0
+
+
+class RemoteOutput:
+    """The copy that ``folder`` is of the output at ``url``. Its methods block, but for :meth:`keep_uploaded`.
+
+    :raises MissingExtra: if obstore is not installed.
+    :raises StorageError: of each method: if the store fails.
+    """
+
+    def __init__(self, folder: Folder, kept: _Kept, section: StorageSection) -> None:
+        self.folder = folder
+        self._kept = kept
+        self._store = ObjectStore(kept.url, section)
+        self._lease: tuple[_Lease, str] | None = None
+        self._renewed_at = 0.0
+
+    @property
+    def url(self) -> str:
+        return self._kept.url
+
+    # ---------------------------------------------------------------------------------------------------------- reading
+
+    def refresh(self, *, if_there: bool = False) -> None:
+        """Bring the copy up to date for whoever only reads it. Nothing is done while a run of this machine holds it: then it is
+        ahead of the bucket.
+
+        :raises FolderError: if there is no output in the bucket, unless ``if_there``.
+        """
+        self.folder.path.mkdir(parents=True, exist_ok=True)
+        with self.folder.held_if_free() as is_free:
+            if not is_free:
+                return
+            if (lease := self._read_lease()) is None:
+                if if_there:
+                    return
+                raise FolderError(f"{self.url} is not the output folder of a run")
+            if lease[0].epoch != self._kept.epoch or lease[0].copy != self._kept.id:
+                self._download()
+
+    # ---------------------------------------------------------------------------------------------------------- writing
+
+    @contextlib.contextmanager
+    def written(self, say: Callable[[str], object] = lambda text: None) -> Iterator[None]:
+        """Hold the output, with its copy up to date, and upload at the end what the block has changed. The folder must be held.
+
+        :raises FolderBusy: if a run on another machine holds it.
+        """
+        self.acquire(say)
+        yield
+        self.end()
+
+    def acquire(self, say: Callable[[str], object] = lambda text: None) -> None:
+        """Take the lease, and bring the copy up to date if another machine had it since.
+
+        :raises FolderBusy: if a run on another machine has it.
+        """
+        seen: str | None = None
+        since = 0.0
+        while True:
+            found = self._read_lease()
+            before = None if found is None else found[0]
+            is_free = before is None or before.released or before.copy == self._kept.id
+            if found is not None and not is_free:
+                if seen is None:
+                    seen, since = found[1], time.monotonic()
+                    say(
+                        f"{found[0].holder} holds {self.url}; whether it is still there shows within "
+                        f"{duration(TIMINGS.lease_s)}"
+                    )
+                elif seen != found[1]:
+                    raise FolderBusy(
+                        f"another run holds {self.url} ({found[0].holder}). Try again when it has ended (run and retry wait for "
+                        f"that with --wait); how it is going: batchflex status {self.url}"
+                    )
+                if time.monotonic() - since < TIMINGS.lease_s:
+                    time.sleep(min(_CHECK_S, TIMINGS.lease_s / 8))
+                    continue
+            lease = _Lease(1 if before is None else before.epoch + 1, f"{socket.gethostname()}", self._kept.id)
+            try:
+                tag = self._store.swap(_LEASE, msgspec.json.encode(lease), None if found is None else found[1])
+            except Superseded:
+                seen = ""  # somebody else was quicker
+                continue
+            break
+        self._lease, self._renewed_at = (lease, tag), time.monotonic()
+        if before is not None and (before.epoch, before.copy) != (self._kept.epoch, self._kept.id):
+            self._download()
+        self._kept.epoch = lease.epoch
+        self._write_kept()
+
+    def end(self) -> None:
+        """Upload what is left, and give the lease back."""
+        try:
+            self.upload()
+        except Superseded:
+            raise StorageError(self._taken_over()) from None
+        if self._lease is not None:
+            lease, tag = self._lease
+            with contextlib.suppress(Superseded):
+                self._store.swap(_LEASE, msgspec.json.encode(msgspec.structs.replace(lease, released=True)), tag)
+            self._lease = None
+
+    async def keep_uploaded(
+        self, policy: JournalSection, stop: Callable[[str], object], warn: Callable[[str], object]
+    ) -> None:
+        """Upload what has changed, as often as ``policy`` says. Runs until cancelled. ``stop`` is called with a sentence if
+        another machine has taken the output over; ``warn`` if the store cannot be reached, which ends nothing: all is kept
+        here."""
+        due, size, failing = time.monotonic() + policy.upload_s, self._size(), False
+        while True:
+            await anyio.sleep(min(_CHECK_S, policy.upload_s, TIMINGS.lease_s / 8))
+            now, grown = time.monotonic(), self._size() - size
+            try:
+                if now - self._renewed_at >= TIMINGS.lease_s / 4:
+                    await anyio.to_thread.run_sync(self._renew)
+                if now < due and grown < policy.upload_mb * 2**20:
+                    continue
+                await anyio.to_thread.run_sync(self.upload)
+                failing = False
+            except Superseded:
+                stop(self._taken_over())
+                return
+            except StorageError as error:
+                if not failing:
+                    warn(f"{error}. Answers are kept in {self.folder.path}, and uploaded as soon as that is possible")
+                failing = True
+            due, size = time.monotonic() + policy.upload_s, self._size()
+
+    def upload(self) -> None:
+        """Upload what is new or has changed here, and delete there what is gone here.
+
+        :raises Superseded: if another machine has the lease.
+        """
+        self._renew()
+        files = self._kept.files
+        here = _files(self.folder.path)
+        try:
+            for name in sorted(here, key=_rank):
+                size, changed = here[name]
+                before = files.get(name)
+                if before is not None and before[:2] == (size, changed):
+                    continue
+                path = self.folder.path / name
+                try:
+                    if name.endswith(".journal"):
+                        tag = self._store.upload(name, _used(path))
+                    elif _has_answers(name):
+                        tag = self._store.add(name, path)
+                    else:
+                        tag = self._store.upload(name, path)
+                except FileNotFoundError:  # it was sealed, or replaced by another, meanwhile
+                    continue
+                files[name] = (size, changed, tag)
+            gone = [name for name in files if name not in here and not (self.folder.path / name).exists()]
+            self._store.delete(gone)
+            for name in gone:
+                del files[name]
+            self._kept.uploaded_at = time.time()
+        finally:
+            self._write_kept()
+
+    def _taken_over(self) -> str:
+        return (
+            f"another machine has taken over {self.url}, as this one could not say for {duration(TIMINGS.lease_s)} that it is "
+            f"there. What was answered here is kept in {self.folder.path}; the next run on this machine adds it"
+        )
+
+    def _renew(self) -> None:
+        if self._lease is not None:
+            lease = msgspec.structs.replace(self._lease[0], renewed=self._lease[0].renewed + 1)
+            self._lease = lease, self._store.swap(_LEASE, msgspec.json.encode(lease), self._lease[1])
+            self._renewed_at = time.monotonic()
+
+    def _read_lease(self) -> tuple[_Lease, str] | None:
+        if (found := self._store.get(_LEASE)) is None:
+            return None
+        try:
+            return msgspec.json.decode(found[0], type=_Lease), found[1]
+        except msgspec.DecodeError as error:
+            raise FolderError(f"{self.url}/{_LEASE} was written by another version of batchflex: {error}") from None
+
+    def _size(self) -> int:
+        return sum(
+            size for name, (size, _) in _files(self.folder.path).items() if "journal/" in name or "parts/" in name
+        )
+
+    # -------------------------------------------------------------------------------------------- what others have written
+
+    def _download(self) -> None:
+        """Make the copy what the bucket is. Answers that are only here are set aside, and added at the end."""
+        here, files = _files(self.folder.path), self._kept.files
+        there = self._objects()
+        segments = [name for name in there if "journal/" in name]
+        fresh: dict[str, tuple[int, int, str]] = {}
+        for name in segments:  # first: what is sealed meanwhile is in a part that is listed after
+            self._fetch(name, there[name], here.get(name), fresh)
+        there = self._objects()
+        for name in sorted(there):
+            if name not in fresh and name not in segments:
+                self._fetch(name, there[name], here.get(name), fresh)
+        for name, seen in here.items():
+            if name in fresh:
+                continue
+            is_new = name not in files or files[name][:2] != seen
+            if is_new and _has_answers(name):
+                self._set_aside(name)
+            elif name in files:
+                (self.folder.path / name).unlink(missing_ok=True)
+        self._kept.files = fresh
+        self._kept.epoch = lease[0].epoch if (lease := self._read_lease()) is not None else 0
+        self._write_kept()
+        self._add_what_was_set_aside()
+
+    def _objects(self) -> dict[str, Object]:
+        return {name: each for name, each in self._store.list().items() if name != _LEASE and _is_of_output(name)}
+
+    def _fetch(
+        self, name: str, there: Object, here: tuple[int, int] | None, fresh: dict[str, tuple[int, int, str]]
+    ) -> None:
+        path, before = self.folder.path / name, self._kept.files.get(name)
+        is_same_here = here is not None and before is not None and before[:2] == here
+        if is_same_here and before is not None and before[2] == there.tag:
+            fresh[name] = before
+            return
+        own = b""
+        if here is not None and not is_same_here:
+            if _has_answers(name):
+                self._set_aside(name)
+            elif name in _APPENDED:
+                own = path.read_bytes()
+        if (tag := self._store.download(name, path)) is None:
+            return
+        size, changed = _stat(path)
+        fresh[name] = (size, changed, tag)
+        if own and (lines := _only_in(own, path.read_bytes())):  # uploaded again, as the file has another size then
+            with path.open("ab") as stream:
+                stream.writelines(lines)
+
+    def _set_aside(self, name: str) -> None:
+        to = self.folder.path / _ASIDE / f"{secrets.token_hex(4)}" / name
+        to.parent.mkdir(parents=True, exist_ok=True)
+        (self.folder.path / name).rename(to)
+
+    def _add_what_was_set_aside(self) -> None:
+        """Make parts of answers that only this machine had, without those whose requests have another answer by now."""
+        aside = self.folder.path / _ASIDE
+        found = sorted(path for path in aside.rglob("*") if path.is_file())
+        by_folder: dict[Path, list[Path]] = {}
+        for path in found:
+            inside = path.relative_to(aside).parts[1:]
+            by_folder.setdefault(self.folder.path.joinpath(*inside[:-2]), []).append(path)
+        for folder, paths in by_folder.items():
+            _add(Folder(folder), paths)
+        shutil.rmtree(aside, ignore_errors=True)
+
+    def _write_kept(self) -> None:
+        path = self.folder.path / _KEPT
+        with storing(path), replaced(path) as stream:
+            stream.write(msgspec.json.encode(self._kept))
+
+
+def of(folder: Folder, url: str | None = None, section: StorageSection | None = None) -> RemoteOutput | None:
+    """That of a folder that is one; ``url`` says so of one that is not there yet. Without ``section`` the store is reached as
+    it was when the copy was made.
+
+    :raises FolderError: if the copy is of an output in another store.
+    """
+    if folder.path.parent != copies_folder():
+        return None
+    known = _read(folder.path / _KEPT)
+    if known is None and url is None:
+        return None
+    kept = known or _Kept(str(url), id=secrets.token_hex(8))
+    given = section if section is not None and section != StorageSection() else None
+    if known is not None and given is not None and known.files and known.endpoint != given.endpoint:
+        raise FolderError(
+            f"{folder.path} is the copy of {known.url} at {known.endpoint or 'the usual address'}, and storage.endpoint names "
+            "another store; use another name in the bucket, or move that folder away once nothing in it is wanted"
+        )
+    if given is not None:
+        kept.endpoint, kept.region, kept.options = given.endpoint, given.region, given.options
+    return RemoteOutput(folder, kept, StorageSection(endpoint=kept.endpoint, region=kept.region, options=kept.options))
+
+
+def url_of(folder: Folder) -> str | None:
+    """The URL of the output that a folder is the copy of, if it is one."""
+    kept = _read(folder.path / _KEPT) if folder.path.parent == copies_folder() else None
+    return None if kept is None else kept.url
+
+
+def _read(path: Path) -> _Kept | None:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=_Kept)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.DecodeError) as error:
+        raise FolderError(f"{path} cannot be read: {error}; move it away, and the bucket is compared anew") from None
+
+
+def _files(folder: Path) -> dict[str, tuple[int, int]]:
+    """Size and time of change of each file that belongs into the bucket, by its name there."""
+    found = {}
+    for path in folder.rglob("*"):
+        name = path.relative_to(folder).as_posix()
+        if _is_of_output(name):
+            with contextlib.suppress(FileNotFoundError):
+                if path.is_file():
+                    found[name] = _stat(path)
+    return found
+
+
+def _is_of_output(name: str) -> bool:
+    parts = name.split("/")
+    return (
+        not any(part.startswith(".") for part in parts)
+        and parts[0] != "workers"
+        and parts[-2:] != ["journal", "reserve"]
+    )
+
+
+def _stat(path: Path) -> tuple[int, int]:
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns
+
+
+def _rank(name: str) -> tuple[int, str]:
+    if "parts/" in name:
+        return 0, name
+    if "journal/" in name:
+        return 1, name
+    return (3 if name.endswith("-table.json") or name in _LAST else 2), name
+
+
+def _has_answers(name: str) -> bool:
+    """Whether it is a part, or a segment of a journal."""
+    return name.split("/")[-2:-1] in (["parts"], ["journal"])
+
+
+def _used(segment: Path) -> bytes:
+    """A segment without the space that is only reserved."""
+    content = segment.read_bytes()
+    return content[: len(content.rstrip(b"\0")) + _TAIL]
+
+
+def _only_in(own: bytes, other: bytes) -> list[bytes]:
+    known = set(other.splitlines(keepends=True))
+    return [line for line in own.splitlines(keepends=True) if line not in known]
+
+
+def _add(folder: Folder, paths: list[Path]) -> None:
+    from . import part_files
+
+    found: dict[str, Any] = {}
+    for path in paths:
+        if path.parent.name == "journal":
+            outcomes = list(journal.read(path))
+        else:  # each has a folder of its own
+            store = FolderStore(path.parent)
+            outcomes = [
+                each
+                for number in part_numbers(store)
+                for each in part_files.outcomes(part_files.read_part(store, number))
+            ]
+        found |= {outcome.key: outcome for outcome in outcomes}
+    numbers = part_numbers(folder.parts)
+    for number in numbers:
+        keys = part_files.read_part(folder.parts, number, ["key", "status"])
+        for key, status in zip(*(keys[name].to_pylist() for name in ("key", "status")), strict=True):
+            if status != "failed":
+                found.pop(key, None)
+    for segment in journal.segments(folder.journal):
+        for outcome in journal.read(journal.segment_path(folder.journal, segment)):
+            if outcome.status != "failed":
+                found.pop(outcome.key, None)
+    if found:
+        last = max([*numbers, *journal.segments(folder.journal), 0])
+        types = part_files.footer(folder.parts, numbers[0]).types if numbers else None
+        part_files.write_part(folder.parts, int(last) + 1, list(found.values()), types)
