@@ -6,6 +6,7 @@ import contextlib
 import functools
 import gc
 import os
+import secrets
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from batchflex.core import TIMINGS, malloc
 from batchflex.storage import FolderStore, Store, writer
 from tests.support.counting_endpoint import CountingEndpoint
 from tests.support.memory_store import MemoryStore
+from tests.support.object_server import Bucket, ObjectServer
 from tests.support.runs import Meanwhile
 
 pytest.register_assert_rewrite("tests.support.agreement_walk")
@@ -80,6 +82,18 @@ def _quick() -> Iterator[None]:
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     """An empty store of each kind."""
     return MemoryStore() if request.param == "memory" else FolderStore(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def object_server() -> Iterator[ObjectServer]:
+    with ObjectServer() as server:
+        yield server
+
+
+@pytest.fixture
+def bucket(object_server: ObjectServer) -> Bucket:
+    """An empty bucket of a real S3 server."""
+    return object_server.bucket(f"b-{secrets.token_hex(6)}")
 
 
 @pytest.fixture(scope="session")

@@ -296,8 +296,7 @@ class Job(Section):
         for table in plain.get("endpoints", [plain.get("endpoint")]):
             if not table["finish_reasons"]:
                 del table["finish_reasons"]
-        if not plain["storage"]["options"]:
-            del plain["storage"]["options"]
+        plain["storage"] = self.storage.model_dump(exclude_defaults=True)
         for table in ("score", "storage"):
             if not plain[table]:
                 del plain[table]

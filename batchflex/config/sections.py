@@ -71,6 +71,7 @@ class StorageSection(Section):
     endpoint: Annotated[NonEmpty, refusing(_store_fault)] | None = None
     region: NonEmpty | None = None
     options: dict[str, str] = Field(default={})
+    lease_s: Annotated[float, Field(ge=1, le=3600)] = 60.0
 
 
 class LogSection(Section):

@@ -11,8 +11,7 @@ class Timings:
     ``longest_probe_s``; one without credit at distances that double from ``credit_probe_s`` to ``longest_credit_probe_s``. A
     refusal that names no time is waited for ``first_backoff_s``, doubled with each further one up to ``longest_backoff_s``. A
     first request that has had no answer for ``alone_s`` gets company. A file that was written to less than ``young_file_s`` ago
-    might be written to again without getting another time, so that it cannot be known again by that. A machine that has
-    not said for ``lease_s`` that it writes into a bucket may be succeeded by another.
+    might be written to again without getting another time, so that it cannot be known again by that.
     """
 
     first_probe_s: float = 3.6
@@ -25,7 +24,6 @@ class Timings:
     alone_s: float = 10.0
     telemetry_every_s: float = 5.0
     young_file_s: float = 0.05
-    lease_s: float = 60.0
 
 
 # What every run of this process goes by. Tests shorten it.

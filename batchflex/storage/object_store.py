@@ -26,7 +26,7 @@ _NO_CREDENTIALS = ("169.254.169.254", "metadata.google.internal", "169.254.170.2
 
 
 class Superseded(Exception):
-    """An object is not, or no more, as it was last seen."""
+    """There is another object of this name."""
 
 
 class Object(NamedTuple):
@@ -113,40 +113,19 @@ class ObjectStore:
             tag: str = self._obstore.put(self._store, name, content)["e_tag"]
             return tag
 
-    def add(self, name: str, path: Path) -> str:
-        """Put a whole object where none is, and give its tag.
+    def add(self, name: str, content: Path | bytes) -> str:
+        """Put a whole object where none is, and give its tag. Of several who do so at the same time one succeeds.
 
         :raises Superseded: if there is another. One that is the same was put there by a write whose answer was lost.
         """
         with self._explained("write", name):
             try:
-                added: str = self._obstore.put(self._store, name, path, mode="create")["e_tag"]
+                added: str = self._obstore.put(self._store, name, content, mode="create")["e_tag"]
                 return added
             except self._obstore.exceptions.AlreadyExistsError:
                 pass
         there = self.get(name)
-        if there is None or there[0] != path.read_bytes():
-            raise Superseded(name)
-        return there[1]
-
-    def swap(self, name: str, content: bytes, tag: str | None) -> str:
-        """Put an object in place of the one that has this tag, or where there is none (``None``), and give its tag. Of several
-        who do so at the same time one succeeds.
-
-        :raises Superseded: if it has another tag, or is there. A write that arrived, but whose answer was lost, is found out.
-        """
-        with self._explained("write", name):
-            try:
-                mode: Any = "create" if tag is None else {"e_tag": tag}
-                made: str = self._obstore.put(self._store, name, content, mode=mode, use_multipart=False)["e_tag"]
-                return made
-            except (self._obstore.exceptions.AlreadyExistsError, self._obstore.exceptions.PreconditionError):
-                pass
-            except FileNotFoundError as error:
-                if "NoSuchBucket" in str(error):
-                    raise
-        there = self.get(name)
-        if there is None or there[0] != content:
+        if there is None or there[0] != (content if isinstance(content, bytes) else content.read_bytes()):
             raise Superseded(name)
         return there[1]
 

@@ -4,9 +4,9 @@ The copy is the spool: what a run writes is uploaded from it, the journal with i
 machine begins with what was uploaded. All objects are whole and have the names of the files. They are uploaded in an order in
 which whoever reads sees no answer less: parts, journal, other files, what names these; then what is gone here is deleted there.
 
-One machine at a time writes: whoever holds ``lease.json``, which is replaced only by who has seen it as it is. Its number tells
-whether somebody else has written since this copy was last up to date. Answers that this machine has kept, but not uploaded
-before another one went on, are added then where no other answer has come to their requests.
+One machine at a time writes: whoever has made the newest of the objects ``lease/NNNNNN.json``, which are never made twice. Its
+number tells whether somebody else has written since this copy was last up to date. Answers that this machine has kept, but not
+uploaded before another one went on, are added then where no other answer has come to their requests.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import anyio.to_thread
 import msgspec
 
 from ..config import JournalSection, StorageSection, copies_folder
-from ..core import TIMINGS, FolderBusy, FolderError, StorageError, duration
+from ..core import FolderBusy, FolderError, StorageError, duration
 from . import journal
 from .files import replaced, storing
 from .object_store import Object, ObjectStore, Superseded
@@ -33,7 +33,7 @@ from .output_folder import Folder
 from .part_numbers import part_numbers
 from .store import FolderStore
 
-_KEPT, _LEASE, _ASIDE = ".remote.json", "lease.json", ".aside"
+_KEPT, _LEASES, _ASIDE = ".remote.json", "lease/", ".aside"
 _APPENDED = ("history.jsonl", "telemetry.jsonl")
 _LAST = ("run.json", "format.json")  # and what names the files of a table
 _TAIL = 64  # zeros that may be the end of a record, of those that end a segment
@@ -48,6 +48,7 @@ class _Kept(msgspec.Struct):
     endpoint: str | None = None
     region: str | None = None
     options: dict[str, str] = {}
+    lease_s: float = 60.0
     id: str = ""
     epoch: int = 0
     uploaded_at: float | None = None
@@ -55,9 +56,12 @@ class _Kept(msgspec.Struct):
 
 
 class _Lease(msgspec.Struct):
+    """Of a ``copy`` whose machine, the ``holder``, says at least each ``lease_s`` that it is there: ``renewed`` counts that."""
+
     epoch: int
     holder: str
     copy: str
+    lease_s: float = 60.0
     released: bool = False
     renewed: int = 0
 
@@ -73,7 +77,7 @@ class RemoteOutput:
         self.folder = folder
         self._kept = kept
         self._store = ObjectStore(kept.url, section)
-        self._lease: tuple[_Lease, str] | None = None
+        self._lease: _Lease | None = None
         self._renewed_at = 0.0
 
     @property
@@ -127,24 +131,26 @@ class RemoteOutput:
                     seen, since = found[1], time.monotonic()
                     say(
                         f"{found[0].holder} holds {self.url}; whether it is still there shows within "
-                        f"{duration(TIMINGS.lease_s)}"
+                        f"{duration(found[0].lease_s)}"
                     )
                 elif seen != found[1]:
                     raise FolderBusy(
                         f"another run holds {self.url} ({found[0].holder}). Try again when it has ended (run and retry wait for "
                         f"that with --wait); how it is going: batchflex status {self.url}"
                     )
-                if time.monotonic() - since < TIMINGS.lease_s:
-                    time.sleep(min(_CHECK_S, TIMINGS.lease_s / 8))
+                if time.monotonic() - since < found[0].lease_s:
+                    time.sleep(min(_CHECK_S, found[0].lease_s / 8))
                     continue
-            lease = _Lease(1 if before is None else before.epoch + 1, f"{socket.gethostname()}", self._kept.id)
+            epoch = 1 if before is None else before.epoch + 1
+            lease = _Lease(epoch, socket.gethostname(), self._kept.id, self._kept.lease_s)
             try:
-                tag = self._store.swap(_LEASE, msgspec.json.encode(lease), None if found is None else found[1])
+                self._store.add(_lease_name(epoch), msgspec.json.encode(lease))
             except Superseded:
                 seen = ""  # somebody else was quicker
                 continue
             break
-        self._lease, self._renewed_at = (lease, tag), time.monotonic()
+        self._lease, self._renewed_at = lease, time.monotonic()
+        self._store.delete(name for name in self._store.list(_LEASES) if name < _lease_name(epoch))
         if before is not None and (before.epoch, before.copy) != (self._kept.epoch, self._kept.id):
             self._download()
         self._kept.epoch = lease.epoch
@@ -157,9 +163,7 @@ class RemoteOutput:
         except Superseded:
             raise StorageError(self._taken_over()) from None
         if self._lease is not None:
-            lease, tag = self._lease
-            with contextlib.suppress(Superseded):
-                self._store.swap(_LEASE, msgspec.json.encode(msgspec.structs.replace(lease, released=True)), tag)
+            self._write_lease(msgspec.structs.replace(self._lease, released=True))
             self._lease = None
 
     async def keep_uploaded(
@@ -170,10 +174,10 @@ class RemoteOutput:
         here."""
         due, size, failing = time.monotonic() + policy.upload_s, self._size(), False
         while True:
-            await anyio.sleep(min(_CHECK_S, policy.upload_s, TIMINGS.lease_s / 8))
+            await anyio.sleep(min(_CHECK_S, policy.upload_s, self._kept.lease_s / 8))
             now, grown = time.monotonic(), self._size() - size
             try:
-                if now - self._renewed_at >= TIMINGS.lease_s / 4:
+                if now - self._renewed_at >= self._kept.lease_s / 4:
                     await anyio.to_thread.run_sync(self._renew)
                 if now < due and grown < policy.upload_mb * 2**20:
                     continue
@@ -223,23 +227,30 @@ class RemoteOutput:
 
     def _taken_over(self) -> str:
         return (
-            f"another machine has taken over {self.url}, as this one could not say for {duration(TIMINGS.lease_s)} that it is "
+            f"another machine has taken over {self.url}, as this one could not say for {duration(self._kept.lease_s)} that it is "
             f"there. What was answered here is kept in {self.folder.path}; the next run on this machine adds it"
         )
 
     def _renew(self) -> None:
         if self._lease is not None:
-            lease = msgspec.structs.replace(self._lease[0], renewed=self._lease[0].renewed + 1)
-            self._lease = lease, self._store.swap(_LEASE, msgspec.json.encode(lease), self._lease[1])
+            self._lease = msgspec.structs.replace(self._lease, renewed=self._lease.renewed + 1)
+            self._write_lease(self._lease)
+            if self._store.get(_lease_name(self._lease.epoch + 1)) is not None:
+                raise Superseded(_LEASES)
             self._renewed_at = time.monotonic()
 
+    def _write_lease(self, lease: _Lease) -> None:
+        self._store.upload(_lease_name(lease.epoch), msgspec.json.encode(lease))
+
     def _read_lease(self) -> tuple[_Lease, str] | None:
-        if (found := self._store.get(_LEASE)) is None:
+        """The newest, and its tag."""
+        name = max(self._store.list(_LEASES), default=None)
+        if name is None or (found := self._store.get(name)) is None:
             return None
         try:
             return msgspec.json.decode(found[0], type=_Lease), found[1]
         except msgspec.DecodeError as error:
-            raise FolderError(f"{self.url}/{_LEASE} was written by another version of batchflex: {error}") from None
+            raise FolderError(f"{self.url}/{name} was written by another version of batchflex: {error}") from None
 
     def _size(self) -> int:
         return sum(
@@ -274,7 +285,11 @@ class RemoteOutput:
         self._add_what_was_set_aside()
 
     def _objects(self) -> dict[str, Object]:
-        return {name: each for name, each in self._store.list().items() if name != _LEASE and _is_of_output(name)}
+        return {
+            name: each
+            for name, each in self._store.list().items()
+            if not name.startswith(_LEASES) and _is_of_output(name)
+        }
 
     def _fetch(
         self, name: str, there: Object, here: tuple[int, int] | None, fresh: dict[str, tuple[int, int, str]]
@@ -340,7 +355,8 @@ def of(folder: Folder, url: str | None = None, section: StorageSection | None = 
             "another store; use another name in the bucket, or move that folder away once nothing in it is wanted"
         )
     if given is not None:
-        kept.endpoint, kept.region, kept.options = given.endpoint, given.region, given.options
+        kept.endpoint, kept.region = given.endpoint, given.region
+        kept.options, kept.lease_s = given.options, given.lease_s
     return RemoteOutput(folder, kept, StorageSection(endpoint=kept.endpoint, region=kept.region, options=kept.options))
 
 
@@ -383,6 +399,10 @@ def _is_of_output(name: str) -> bool:
 def _stat(path: Path) -> tuple[int, int]:
     stat = path.stat()
     return stat.st_size, stat.st_mtime_ns
+
+
+def _lease_name(epoch: int) -> str:
+    return f"{_LEASES}{epoch:06d}.json"
 
 
 def _rank(name: str) -> tuple[int, str]:
