@@ -43,8 +43,8 @@ EXTRAS = {
     "report": Extra({"altair": "altair", "vl-convert-python": "vl_convert"}, "the charts of reports"),
     "fast": Extra({"uvloop": "uvloop"}, "a quicker event loop"),
     "excel": Extra({"fastexcel": "fastexcel", "xlsxwriter": "xlsxwriter"}, "spreadsheets, read and written"),
-    "cloud": Extra({"obstore": "obstore", "boto3": "boto3"}, "outputs in buckets"),
     "files": Extra({"pillow": "PIL", "pypdf": "pypdf"}, "images and PDF documents in prompts"),
+    "cloud": Extra({"obstore": "obstore", "boto3": "boto3"}, "outputs in buckets"),
 }
 
 

@@ -61,8 +61,7 @@ def at_hand(options: argparse.Namespace) -> Iterator[None]:
 
 
 def _copy(given: str | Path, copies: dict[Path, str | None]) -> str | Path:
-    from ..config import bucket_fault, copies_folder, copy_of, is_bucket
-    from ..core import FolderError
+    from ..core import FolderError, bucket_fault, copies_folder, copy_of, is_bucket
 
     text = str(given)
     if is_bucket(text):

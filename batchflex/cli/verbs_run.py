@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core import BatchflexError, JobError
+from ..core import BatchflexError, JobError, copy_of, is_bucket
 from . import interrupts, output, remote_outputs
 from .job_options import as_init, is_job_file, job_of, log_settings, settings
 from .process import importing, rare_garbage_collection
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 def run(options: argparse.Namespace) -> int:
     with importing():
         from ..api import execute
-        from ..config import copy_of, is_bucket
         from ..storage import Attempt, Folder
     named = None if options.out is None else copy_of(options.out) if is_bucket(options.out) else Path(options.out)
     with Attempt(None if named is None else Folder(named)) as attempt:

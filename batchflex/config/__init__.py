@@ -50,12 +50,6 @@ if TYPE_CHECKING:
     from .mistake_messages import choice as choice
     from .notify_sections import Address as Address, Pings as Pings, address as address, pings as pings
     from .path_variables import expanded as expanded, literal as literal
-    from .remote_paths import (
-        bucket_fault as bucket_fault,
-        copies_folder as copies_folder,
-        copy_of as copy_of,
-        is_bucket as is_bucket,
-    )
     from .run_outcomes import (
         End as End,
         Occasion as Occasion,

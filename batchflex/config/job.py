@@ -15,6 +15,7 @@ import msgspec
 from pydantic import AfterValidator, Field, PrivateAttr, model_validator
 
 from ..attachments import fault_in
+from ..core import copy_of, is_bucket
 from ..protocol import CHAT, Model, Policy, Route, pydantic_models, schema_of, unwritable
 from . import dated_path, toml
 from .choices import choices_fault
@@ -25,7 +26,6 @@ from .fields import NonEmpty, Section, as_encoding, as_separator, name_rule, ref
 from .notify_sections import NotifySection
 from .parameter_tables import Parameters, name_fault, schema_fault
 from .path_variables import literal
-from .remote_paths import copy_of, is_bucket
 from .score_sections import ScoreSection
 from .secrets_check import key_variables
 from .sections import JournalSection, LimitsSection, LogSection, PricesTable, RetrySection, StorageSection

@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from ..core import Outcome, Request
+from ..core import Outcome, Request, bucket_fault
 from .durations import parse_duration
 from .endpoint_section import HOSTED, EndpointSection, EndpointsEntry, endpoint_name, hosted_at
 from .fields import WrongField
 from .mistake_messages import Mistake, choice
-from .remote_paths import output_mistakes
 from .score_sections import ScoreSection, name_mistakes
 from .sections import LimitsSection
 from .sweep import always_set
@@ -226,5 +225,13 @@ def unbounded(limits: LimitsSection, request: Request) -> str | None:
 
 
 def _in_bucket(job: Job) -> Iterator[Mistake]:
-    if job.bucket is not None:
-        yield from output_mistakes(job.bucket, keep_runs=job.job.keep_runs, since=job.input.since)
+    """What is wrong with an output in a bucket, and what cannot be had there."""
+    if job.bucket is None:
+        return
+    if (fault := bucket_fault(job.bucket)) is not None:
+        yield Mistake("job.out", fault)
+    words = "is for outputs in local folders, as it looks for those of other dates beside this one"
+    if job.job.keep_runs:
+        yield Mistake("job.keep_runs", f"{words}; let the bucket's own rules remove old objects")
+    if job.input.since == "last":
+        yield Mistake("input.since", f'"last" {words}; name a moment instead')

@@ -16,7 +16,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
-from ..core import JobError, Redactor, did_you_mean, redacted
+from ..core import JobError, Redactor, did_you_mean, is_bucket, redacted
 from ..protocol import CHAT, HALF, halves_in, pydantic_models
 from . import dated_path, path_variables, toml
 from .choices import put_choices
@@ -27,7 +27,6 @@ from .job_checks import job_mistakes
 from .missing_files import absent_input, absent_inputs
 from .mistake_messages import KEY_HINT, Mistake, choice, explained, found, sentences
 from .partial_job import validated
-from .remote_paths import is_bucket
 from .score_sections import ScoreSection
 from .secrets_check import key_mistakes, key_variables
 from .settings import places_of, section_of

@@ -10,7 +10,7 @@ import datetime
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -108,19 +108,22 @@ class ObjectStore:
             return tag
 
     def upload(self, name: str, content: Path | bytes) -> str:
-        """Put a whole object in place of one that may be there, and give its tag."""
-        with self._explained("write", name):
-            tag: str = self._obstore.put(self._store, name, content)["e_tag"]
+        """Put a whole object in place of one that may be there, and give its tag.
+
+        :raises FileNotFoundError: if there is no such file to upload.
+        """
+        with _opened(content) as data, self._explained("write", name):
+            tag: str = self._obstore.put(self._store, name, data)["e_tag"]
             return tag
 
     def add(self, name: str, content: Path | bytes) -> str:
-        """Put a whole object where none is, and give its tag. Of several who do so at the same time one succeeds.
+        """The same where no object is. Of several who do so at the same time one succeeds.
 
         :raises Superseded: if there is another. One that is the same was put there by a write whose answer was lost.
         """
-        with self._explained("write", name):
+        with _opened(content) as data, self._explained("write", name):
             try:
-                added: str = self._obstore.put(self._store, name, content, mode="create")["e_tag"]
+                added: str = self._obstore.put(self._store, name, data, mode="create")["e_tag"]
                 return added
             except self._obstore.exceptions.AlreadyExistsError:
                 pass
@@ -146,6 +149,10 @@ class ObjectStore:
                 raise
             what = f"{verb} {name}" if name else verb
             raise StorageError(f"{self._url}: cannot {what}: {_explanation(self._url, str(error))}") from None
+
+
+def _opened(content: Path | bytes) -> AbstractContextManager[Any]:
+    return nullcontext(content) if isinstance(content, bytes) else content.open("rb")
 
 
 def _config(scheme: str, section: StorageSection) -> dict[str, str]:

@@ -4,9 +4,8 @@ The copy is the spool: what a run writes is uploaded from it, the journal with i
 machine begins with what was uploaded. All objects are whole and have the names of the files. They are uploaded in an order in
 which whoever reads sees no answer less: parts, journal, other files, what names these; then what is gone here is deleted there.
 
-One machine at a time writes: whoever has made the newest of the objects ``lease/NNNNNN.json``, which are never made twice. Its
-number tells whether somebody else has written since this copy was last up to date. Answers that this machine has kept, but not
-uploaded before another one went on, are added then where no other answer has come to their requests.
+One machine at a time writes (:mod:`.remote_lease`). Answers that this one has kept, but not uploaded before another one went on,
+are added then where no other answer has come to their requests.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import secrets
 import shutil
-import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,16 +22,17 @@ import anyio
 import anyio.to_thread
 import msgspec
 
-from ..config import JournalSection, StorageSection, copies_folder
-from ..core import FolderBusy, FolderError, StorageError, duration
-from . import journal
+from ..config import JournalSection, StorageSection
+from ..core import FolderError, StorageError, copies_folder, duration
+from . import journal, remote_lease
 from .files import replaced, storing
 from .object_store import Object, ObjectStore, Superseded
 from .output_folder import Folder
 from .part_numbers import part_numbers
+from .remote_lease import RemoteLease
 from .store import FolderStore
 
-_KEPT, _LEASES, _ASIDE = ".remote.json", "lease/", ".aside"
+_KEPT, _ASIDE = ".remote.json", ".aside"
 _APPENDED = ("history.jsonl", "telemetry.jsonl")
 _LAST = ("run.json", "format.json")  # and what names the files of a table
 _TAIL = 64  # zeros that may be the end of a record, of those that end a segment
@@ -55,17 +54,6 @@ class _Kept(msgspec.Struct):
     files: dict[str, tuple[int, int, str]] = {}
 
 
-class _Lease(msgspec.Struct):
-    """Of a ``copy`` whose machine, the ``holder``, says at least each ``lease_s`` that it is there: ``renewed`` counts that."""
-
-    epoch: int
-    holder: str
-    copy: str
-    lease_s: float = 60.0
-    released: bool = False
-    renewed: int = 0
-
-
 class RemoteOutput:
     """The copy that ``folder`` is of the output at ``url``. Its methods block, but for :meth:`keep_uploaded`.
 
@@ -77,8 +65,8 @@ class RemoteOutput:
         self.folder = folder
         self._kept = kept
         self._store = ObjectStore(kept.url, section)
-        self._lease: _Lease | None = None
-        self._renewed_at = 0.0
+        self._lease = RemoteLease(self._store, kept.id, kept.lease_s)
+        self._uploaded_at, self._uploaded_size = 0.0, 0
 
     @property
     def url(self) -> str:
@@ -96,11 +84,11 @@ class RemoteOutput:
         with self.folder.held_if_free() as is_free:
             if not is_free:
                 return
-            if (lease := self._read_lease()) is None:
+            if (lease := self._lease.newest()) is None:
                 if if_there:
                     return
                 raise FolderError(f"{self.url} is not the output folder of a run")
-            if lease[0].epoch != self._kept.epoch or lease[0].copy != self._kept.id:
+            if (lease.epoch, lease.copy) != (self._kept.epoch, self._kept.id):
                 self._download()
 
     # ---------------------------------------------------------------------------------------------------------- writing
@@ -120,40 +108,17 @@ class RemoteOutput:
 
         :raises FolderBusy: if a run on another machine has it.
         """
-        seen: str | None = None
-        since = 0.0
-        while True:
-            found = self._read_lease()
-            before = None if found is None else found[0]
-            is_free = before is None or before.released or before.copy == self._kept.id
-            if found is not None and not is_free:
-                if seen is None:
-                    seen, since = found[1], time.monotonic()
-                    say(
-                        f"{found[0].holder} holds {self.url}; whether it is still there shows within "
-                        f"{duration(found[0].lease_s)}"
-                    )
-                elif seen != found[1]:
-                    raise FolderBusy(
-                        f"another run holds {self.url} ({found[0].holder}). Try again when it has ended (run and retry wait for "
-                        f"that with --wait); how it is going: batchflex status {self.url}"
-                    )
-                if time.monotonic() - since < found[0].lease_s:
-                    time.sleep(min(_CHECK_S, found[0].lease_s / 8))
-                    continue
-            epoch = 1 if before is None else before.epoch + 1
-            lease = _Lease(epoch, socket.gethostname(), self._kept.id, self._kept.lease_s)
-            try:
-                self._store.add(_lease_name(epoch), msgspec.json.encode(lease))
-            except Superseded:
-                seen = ""  # somebody else was quicker
-                continue
-            break
-        self._lease, self._renewed_at = lease, time.monotonic()
-        self._store.delete(name for name in self._store.list(_LEASES) if name < _lease_name(epoch))
+        epoch, before = self._lease.take(say)
         if before is not None and (before.epoch, before.copy) != (self._kept.epoch, self._kept.id):
             self._download()
-        self._kept.epoch = lease.epoch
+        else:  # what a run that was killed has uploaded, but not noted
+            known = self._kept.files
+            known |= {
+                name: (-1, -1, each.tag)
+                for name, each in self._objects().items()
+                if name not in known or known[name][2] != each.tag
+            }
+        self._kept.epoch = epoch
         self._write_kept()
 
     def end(self) -> None:
@@ -162,9 +127,7 @@ class RemoteOutput:
             self.upload()
         except Superseded:
             raise StorageError(self._taken_over()) from None
-        if self._lease is not None:
-            self._write_lease(msgspec.structs.replace(self._lease, released=True))
-            self._lease = None
+        self._lease.give_back()
 
     async def keep_uploaded(
         self, policy: JournalSection, stop: Callable[[str], object], warn: Callable[[str], object]
@@ -172,16 +135,11 @@ class RemoteOutput:
         """Upload what has changed, as often as ``policy`` says. Runs until cancelled. ``stop`` is called with a sentence if
         another machine has taken the output over; ``warn`` if the store cannot be reached, which ends nothing: all is kept
         here."""
-        due, size, failing = time.monotonic() + policy.upload_s, self._size(), False
+        failing = False
         while True:
             await anyio.sleep(min(_CHECK_S, policy.upload_s, self._kept.lease_s / 8))
-            now, grown = time.monotonic(), self._size() - size
             try:
-                if now - self._renewed_at >= self._kept.lease_s / 4:
-                    await anyio.to_thread.run_sync(self._renew)
-                if now < due and grown < policy.upload_mb * 2**20:
-                    continue
-                await anyio.to_thread.run_sync(self.upload)
+                await anyio.to_thread.run_sync(self._upload_if_due, policy)
                 failing = False
             except Superseded:
                 stop(self._taken_over())
@@ -190,14 +148,24 @@ class RemoteOutput:
                 if not failing:
                     warn(f"{error}. Answers are kept in {self.folder.path}, and uploaded as soon as that is possible")
                 failing = True
-            due, size = time.monotonic() + policy.upload_s, self._size()
+
+    def _upload_if_due(self, policy: JournalSection) -> None:
+        is_time = time.monotonic() - self._uploaded_at >= policy.upload_s
+        if is_time or self._size() - self._uploaded_size >= policy.upload_mb * 2**20:
+            self._uploaded_at, self._uploaded_size = (
+                time.monotonic(),
+                self._size(),
+            )  # also if it fails: it is not hurried
+            self.upload()
+        elif self._lease.is_due:
+            self._lease.renew()
 
     def upload(self) -> None:
         """Upload what is new or has changed here, and delete there what is gone here.
 
         :raises Superseded: if another machine has the lease.
         """
-        self._renew()
+        self._lease.renew()
         files = self._kept.files
         here = _files(self.folder.path)
         try:
@@ -231,27 +199,6 @@ class RemoteOutput:
             f"there. What was answered here is kept in {self.folder.path}; the next run on this machine adds it"
         )
 
-    def _renew(self) -> None:
-        if self._lease is not None:
-            self._lease = msgspec.structs.replace(self._lease, renewed=self._lease.renewed + 1)
-            self._write_lease(self._lease)
-            if self._store.get(_lease_name(self._lease.epoch + 1)) is not None:
-                raise Superseded(_LEASES)
-            self._renewed_at = time.monotonic()
-
-    def _write_lease(self, lease: _Lease) -> None:
-        self._store.upload(_lease_name(lease.epoch), msgspec.json.encode(lease))
-
-    def _read_lease(self) -> tuple[_Lease, str] | None:
-        """The newest, and its tag."""
-        name = max(self._store.list(_LEASES), default=None)
-        if name is None or (found := self._store.get(name)) is None:
-            return None
-        try:
-            return msgspec.json.decode(found[0], type=_Lease), found[1]
-        except msgspec.DecodeError as error:
-            raise FolderError(f"{self.url}/{name} was written by another version of batchflex: {error}") from None
-
     def _size(self) -> int:
         return sum(
             size for name, (size, _) in _files(self.folder.path).items() if "journal/" in name or "parts/" in name
@@ -280,7 +227,7 @@ class RemoteOutput:
             elif name in files:
                 (self.folder.path / name).unlink(missing_ok=True)
         self._kept.files = fresh
-        self._kept.epoch = lease[0].epoch if (lease := self._read_lease()) is not None else 0
+        self._kept.epoch = lease.epoch if (lease := self._lease.newest()) is not None else 0
         self._write_kept()
         self._add_what_was_set_aside()
 
@@ -288,7 +235,7 @@ class RemoteOutput:
         return {
             name: each
             for name, each in self._store.list().items()
-            if not name.startswith(_LEASES) and _is_of_output(name)
+            if not name.startswith(remote_lease.FOLDER) and _is_of_output(name)
         }
 
     def _fetch(
@@ -399,10 +346,6 @@ def _is_of_output(name: str) -> bool:
 def _stat(path: Path) -> tuple[int, int]:
     stat = path.stat()
     return stat.st_size, stat.st_mtime_ns
-
-
-def _lease_name(epoch: int) -> str:
-    return f"{_LEASES}{epoch:06d}.json"
 
 
 def _rank(name: str) -> tuple[int, str]:

@@ -8,8 +8,6 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from .mistake_messages import Mistake
-
 # Of object stores, by what obstore understands.
 BUCKETS = ("s3", "s3a", "gs", "az", "adl", "abfs", "abfss")
 _URL = re.compile(rf"(?:{'|'.join(BUCKETS)})://[^/?#]+(?:/[^?#]*)?")
@@ -42,14 +40,3 @@ def copy_of(url: str) -> Path:
     url = url.rstrip("/")
     name = _NAME.sub("-", url.rpartition("/")[2])[:80]
     return copies_folder() / f"{name}-{hashlib.sha256(url.encode()).hexdigest()[:12]}"
-
-
-def output_mistakes(out: str, *, keep_runs: int | None, since: object) -> list[Mistake]:
-    """What is wrong with an output in a bucket, and what cannot be had there."""
-    if (fault := bucket_fault(out)) is not None:
-        return [Mistake("job.out", fault)]
-    words = "is for outputs in local folders, as it looks for those of other dates beside this one"
-    return [
-        *([Mistake("job.keep_runs", f"{words}; let the bucket's own rules remove old objects")] if keep_runs else []),
-        *([Mistake("input.since", f'"last" {words}; name a moment instead')] if since == "last" else []),
-    ]
