@@ -23,7 +23,7 @@ _MODULES = {
     "verbs_run": ("run", "retry"),
     "verbs_setup": ("init", "plan", "doctor", "check", "schedule", "notify"),
     "verbs_status": ("status", "history"),
-    "verbs_results": ("results", "report", "compact"),
+    "verbs_results": ("results", "report", "compact", "copy"),
     "verbs_scores": ("score", "compare"),
 }
 _LOGGED = ("run", "retry")

@@ -345,6 +345,13 @@ def _add_verbs_of_answers(verbs: _Verbs) -> None:
         --dry-run         only show what would be done
         --json            print what was done as one line of JSON
     """)  # fmt: skip
+    verbs.add(
+        "copy", "copy an output folder to another place, as into a bucket or out of one",
+        "All that is in it, so that runs go on there. The place is new, or has what a copy that was cut off has brought.", """
+        out OUT    the output folder
+        other OUT  the place: a path, or s3://BUCKET/PATH, gs://… or az://…
+        --json     print what was copied as one line of JSON
+    """)  # fmt: skip
 
 
 def _add_verbs_of_setting_up(verbs: _Verbs) -> None:

@@ -42,14 +42,16 @@ def at_hand(options: argparse.Namespace) -> Iterator[None]:
         folder = Folder(path)
         if (remote := remote_output.of(folder, url)) is None:
             continue
-        remote.refresh()
-        if options.verb not in (*_CHANGES_IT, *_ADDS_TO_IT):
+        is_target = options.verb == "copy" and path == options.other
+        if not is_target:
+            remote.refresh()
+        if options.verb not in (*_CHANGES_IT, *_ADDS_TO_IT) and not is_target:
             continue
         try:
             with folder.held():
                 remote.acquire(output.say)
         except FolderBusy as error:
-            if options.verb in _CHANGES_IT:
+            if options.verb in _CHANGES_IT or is_target:
                 raise
             output.say(f"batchflex: {error}. What is made here is not uploaded")
         else:

@@ -233,3 +233,17 @@ def compact(options: argparse.Namespace) -> int:
     if options.json:
         output.show_json(found[0] | {"dry_run": options.dry_run, "judges": found[1:]})
     return 0
+
+
+def copy(options: argparse.Namespace) -> int:
+    from ..storage import Folder, copying
+
+    source, target = Folder(options.out), Folder(options.other)
+    copied = copying.copy(source, target)
+    if options.json:
+        output.show_json(
+            {"from": str(source.path), "to": str(target.path), "files": copied.files, "bytes": copied.bytes}
+        )
+    else:
+        output.say(f"{format.count(copied.files, 'file')}, {copied.bytes / 1e6:,.1f} MB, copied to {target.path}")
+    return 0

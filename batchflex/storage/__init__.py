@@ -13,6 +13,7 @@ from ..core.lazy import exports
 if TYPE_CHECKING:
     from . import (
         carried_updates as carried_updates,
+        copying as copying,
         disk_space as disk_space,
         journal as journal,
         part_files as part_files,

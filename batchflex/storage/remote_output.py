@@ -167,9 +167,9 @@ class RemoteOutput:
         """
         self._lease.renew()
         files = self._kept.files
-        here = _files(self.folder.path)
+        here = files_of(self.folder.path)
         try:
-            for name in sorted(here, key=_rank):
+            for name in here:
                 size, changed = here[name]
                 before = files.get(name)
                 if before is not None and before[:2] == (size, changed):
@@ -201,14 +201,14 @@ class RemoteOutput:
 
     def _size(self) -> int:
         return sum(
-            size for name, (size, _) in _files(self.folder.path).items() if "journal/" in name or "parts/" in name
+            size for name, (size, _) in files_of(self.folder.path).items() if "journal/" in name or "parts/" in name
         )
 
     # -------------------------------------------------------------------------------------------- what others have written
 
     def _download(self) -> None:
         """Make the copy what the bucket is. Answers that are only here are set aside, and added at the end."""
-        here, files = _files(self.folder.path), self._kept.files
+        here, files = files_of(self.folder.path), self._kept.files
         there = self._objects()
         segments = [name for name in there if "journal/" in name]
         fresh: dict[str, tuple[int, int, str]] = {}
@@ -322,8 +322,8 @@ def _read(path: Path) -> _Kept | None:
         raise FolderError(f"{path} cannot be read: {error}; move it away, and the bucket is compared anew") from None
 
 
-def _files(folder: Path) -> dict[str, tuple[int, int]]:
-    """Size and time of change of each file that belongs into the bucket, by its name there."""
+def files_of(folder: Path) -> dict[str, tuple[int, int]]:
+    """Size and time of change (ns) of each file of an output, by its name, in the order in which they are to be copied."""
     found = {}
     for path in folder.rglob("*"):
         name = path.relative_to(folder).as_posix()
@@ -331,7 +331,7 @@ def _files(folder: Path) -> dict[str, tuple[int, int]]:
             with contextlib.suppress(FileNotFoundError):
                 if path.is_file():
                     found[name] = _stat(path)
-    return found
+    return {name: found[name] for name in sorted(found, key=_rank)}
 
 
 def _is_of_output(name: str) -> bool:

@@ -45,7 +45,9 @@ OF_JOB = ("run", "plan", "schedule", "doctor")
 
 def words(verb: str, job: object, out: object) -> list[object]:
     """A command that can succeed, of a job whose answers are in ``out``."""
-    more = {"retry": ["--where", "row = 0", "--yes"], "schedule": ["--at", "02:00"], "run": ["--quiet"]}
+    more: dict[str, list[object]] = {
+        "retry": ["--where", "row = 0", "--yes"], "schedule": ["--at", "02:00"], "run": ["--quiet"], "copy": [f"{out}-copy"],
+    }  # fmt: skip
     given = [job] if verb in OF_JOB else [out]
     return [verb, *given, *more.get(verb, []), *(["--out", out] if verb in ("run", "plan") else []), "--json"]
 
@@ -112,7 +114,7 @@ def test_every_verb_while_another_run_holds_the_folder(job: Path) -> None:
     with Folder(out).held():
         for verb in VERBS:
             printed = called(*words(verb, job, out))
-            is_busy = verb in ("run", "retry", "score", "compact")
+            is_busy = verb in ("run", "retry", "score", "compact", "copy")
             found = checked(verb, printed, is_failure=is_busy)
             if is_busy:
                 assert (found["error"], found["status"], printed.code) == ("FolderBusy", "busy", 4)

@@ -260,3 +260,26 @@ def test_what_cannot_be_is_refused(out: str, more: list[object], words: str, tmp
     done: Ended = called("run", rows, "--out", out, *more, env=machine(tmp_path, "http://127.0.0.1:9"))
     assert done.code == 2, done
     assert words in done.err and "abcdefgh" not in done.err
+
+
+def test_a_folder_is_copied_into_a_bucket_and_out_of_it(
+    endpoint: CountingEndpoint, bucket: Bucket, tmp_path: Path
+) -> None:
+    rows, url = write_rows(tmp_path / "in.jsonl", 50), f"s3://{bucket.name}/runs/a"
+    env = machine(tmp_path / "one", bucket.server.url)
+    asked = ["run", rows, "--base-url", endpoint.base_url, "--model", "m"]
+    assert called(*asked, "--out", tmp_path / "out", env=env).code == 0
+    for _ in range(2):  # the second time nothing is left to do
+        done = called("copy", tmp_path / "out", url, "--json", env=env)
+        assert done.code == 0, done
+    assert done.summary["files"] == len(bucket.objects("runs/a/")) - 1, "the lease besides"
+    there = machine(tmp_path / "two", bucket.server.url)
+    assert called(*asked, "--out", url, env=there).code == 0
+    assert endpoint.stats()["requests"] == 50
+    done = called("copy", url, tmp_path / "back", env=there)
+    assert done.code == 0, done
+    assert called(*asked, "--out", tmp_path / "back").code == 0
+    assert endpoint.stats()["requests"] == 50
+    (tmp_path / "back" / "run.json").write_text("{}")
+    done = called("copy", tmp_path / "out", tmp_path / "back")
+    assert done.code == 2 and "has something else already, such as" in done.err
