@@ -28,6 +28,7 @@ import figures
 import finished
 import nightly
 import prefixes
+import scaling
 import starting
 import storing
 from figures import Figure
@@ -44,6 +45,8 @@ CASES: dict[str, Callable[[Workshop], list[Figure]]] = {
     "first": starting.first,
     "help": starting.help_text,
     "tls": asking.tls,
+    "processes": scaling.processes,
+    "bucket": scaling.bucket,
     "stall": asking.stall,
     "journal": storing.journal,
     "results": finished.results,
