@@ -20,7 +20,7 @@ import anyio.to_thread
 from .config import Job, build, changed, environment_of, for_another_server, places_of, read, specs_of
 from .core import InputError, JobError, JobWarning, RunStopped
 from .display import Caller, Onlooker, bar_for
-from .engine import Execution, JobRun, Nobody, Observer, RowStream, Run, Underway, awaited, on_a_loop, rows_of, wait_for
+from .engine import JobRun, Nobody, Observer, RowStream, Run, Underway, awaited, on_a_loop, rows_of, wait_for
 from .notify import Notifier
 from .plan import FrameInput, asked_columns, messages_of, require_input
 from .protocol import CHAT
@@ -214,7 +214,7 @@ async def _whole(
     handle_signals: bool = False,
     attempt: Attempt | None = None,
     underway: Underway | None = None,
-    executed_by: Callable[..., Execution] = Execution,
+    job_run: Callable[..., JobRun] = JobRun,
 ) -> Run:
     """The run, and then its scores. Before all else it is seen to it that the input is there."""
     if frame is None:
@@ -225,8 +225,8 @@ async def _whole(
 
         evaluate.require(job, is_retry=retried is not None)
         then = partial(evaluate.after, job=job, observer=observer, handle_signals=handle_signals)
-    run = JobRun(job, retried=retried, frame=frame, observer=observer, attempt=attempt, then=then, executed_by=executed_by,
-                 on_row=None if underway is None else underway.on_row)  # fmt: skip
+    run = job_run(job, retried=retried, frame=frame, observer=observer, attempt=attempt, then=then,
+                  on_row=None if underway is None else underway.on_row)  # fmt: skip
     if underway is not None:
         underway.begun(run)
     if job.dated is None:
@@ -420,14 +420,14 @@ def execute(
     on_row: OnRow | None = None,
     attend: Callable[[], object] = lambda: None,
     kept: str = "what was answered is kept: run it again to go on",
-    executed_by: Callable[..., Execution] = Execution,
+    job_run: Callable[..., JobRun] = JobRun,
 ) -> Run:
     """A run or a retry, and its scores, on an event loop of its own: uvloop's where it is installed.
 
     With ``handle_signals`` in this thread, as the command line wants it. Else in another: this one then calls ``attend`` now and
-    then, and ``on_row`` with each row; an interrupt says what is ``kept``. ``executed_by`` is as :class:`JobRun` takes it.
+    then, and ``on_row`` with each row; an interrupt says what is ``kept``. ``job_run`` makes the :class:`JobRun`.
     """
-    whole = partial(_whole, observer=observer, handle_signals=handle_signals, attempt=attempt, executed_by=executed_by)
+    whole = partial(_whole, observer=observer, handle_signals=handle_signals, attempt=attempt, job_run=job_run)
 
     def on_a_loop_of_its_own(work: Callable[..., Awaitable[Run]]) -> Run:
         if handle_signals:

@@ -23,6 +23,12 @@ def positive(text: str) -> int:
     return number
 
 
+def from_0(text: str) -> int:
+    if not text.isascii() or not text.isdecimal() or int(text) > _MOST:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 0 to {_MOST:,}; found {text!r:.80}")
+    return int(text)
+
+
 def above_0(text: str) -> float:
     number = _number(text)
     if number is None or not 0 < number < float("inf"):

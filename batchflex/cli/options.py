@@ -16,6 +16,7 @@ from .option_types import (
     above_0,
     correlation,
     folder,
+    from_0,
     labels,
     names,
     path,
@@ -225,6 +226,11 @@ def _add_verbs_of_runs(verbs: _Verbs) -> None:
     _add_job_options(run)
     _add_lock_options(run)
     _add_sending_options(run)
+    _add(run.add_argument_group("as one task of an array job", "on machines that share a file system"), """
+        --shards N   run one of so many parts of the job; together they ask everything, each request once
+        --shard I    which one, from 0; else as SLURM_ARRAY_TASK_ID, JOB_COMPLETION_INDEX or AWS_BATCH_JOB_ARRAY_INDEX say
+        --at-once K  how many of them run at the same time (all): rates and concurrency are divided by that
+    """, {"shards": {"type": positive}, "shard": {"type": from_0}, "at_once": {"type": positive}})  # fmt: skip
     plan = verbs.add(
         "plan", "show what would be sent, and send nothing",
         "Counts, the sweep, one request in full, an estimate of tokens and cost, and what is done already. No network.",

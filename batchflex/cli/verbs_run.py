@@ -18,6 +18,7 @@ from .job_options import as_init, is_job_file, job_of, log_settings, settings
 from .process import importing, rare_garbage_collection
 
 if TYPE_CHECKING:
+    from ..cluster import Shard
     from ..config import Job
     from ..engine import Observer, Run
     from ..notify import Notifier
@@ -37,13 +38,12 @@ def run(options: argparse.Namespace) -> int:
         except JobError as error:
             _notify_of_mistakes(options, error)
             raise
-        return _send(
-            options,
-            attempt,
-            Folder(job.out),
-            job,
-            partial(execute, job, handle_signals=True, **_spread(job, options.processes)),
-        )
+        spread, folder = _spread(job, options.processes), Folder(job.out)
+        if (shard := _shard(options)) is not None:
+            from ..cluster import ShardRun
+
+            spread, folder = {"job_run": partial(ShardRun, shard=shard)}, folder.shard(shard.number, shard.of)
+        return _send(options, attempt, folder, job, partial(execute, job, handle_signals=True, **spread))
 
 
 def retry(options: argparse.Namespace) -> int:
@@ -94,8 +94,24 @@ def _spread(job: Job, processes: int | None) -> dict[str, Any]:
     if processes is None:
         return {}
     from ..cluster import on_processes
+    from ..engine import JobRun
 
-    return {"executed_by": on_processes(job, processes)}
+    return {"job_run": partial(JobRun, executed_by=on_processes(job, processes))}
+
+
+def _shard(options: argparse.Namespace) -> Shard | None:
+    """The part of the job that this command is to run, if it is one of an array."""
+    if options.shards is None:
+        if (
+            given := next((name for name in ("shard", "at_once") if getattr(options, name) is not None), None)
+        ) is not None:
+            raise JobError(f"--{given.replace('_', '-')} needs --shards N: how many there are")
+        return None
+    if options.processes is not None:
+        raise JobError("--processes and --shards do not go together: each shard is a process already")
+    from ..cluster import shard_of
+
+    return shard_of(options.shards, options.shard, options.at_once)
 
 
 def _is_confirmed() -> bool:

@@ -1,4 +1,4 @@
-"""A job run on several processes: shares of its rows, leases of its limits, and one account of it all."""
+"""A job run on several processes: of one run, with leases of its limits and one account of it all, or as an array of shards."""
 
 from __future__ import annotations
 
@@ -8,5 +8,6 @@ from ..core.lazy import exports
 
 if TYPE_CHECKING:
     from .processes import on_processes as on_processes
+    from .shards import Shard as Shard, ShardRun as ShardRun, shard_of as shard_of
 
 __all__, __getattr__, __dir__ = exports(__name__)

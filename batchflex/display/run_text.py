@@ -76,7 +76,8 @@ def summary(state: Mapping[str, Any]) -> str:
         lines.append(f"  stopped by {state['stopped_by']}: {one_line(state['message'])}")
     if state["status"] != "finished":
         lines.append(f"  what was answered is kept; {how_to_go_on(state)}")
-    lines.append(f"  results: {state['out']}/{state.get('results', 'results.parquet')}")
+    if state.get("results", True):
+        lines.append(f"  results: {state['out']}/{state.get('results', 'results.parquet')}")
     return "\n".join(lines)
 
 

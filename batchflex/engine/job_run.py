@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -134,9 +135,9 @@ class JobRun:
             planned = retried.planned
             named = resolve_all(planned, with_key=False)
         new_plan = partial(anyio.to_thread.run_sync, Plan, planned, default_model(named), self._frame)
-        folder = Folder(job.out)
-        early = None if folder.exists() else await new_plan()
-        with folder.held():
+        whole = Folder(job.out)
+        early = None if whole.exists() else await new_plan()
+        async with self._held(whole) as folder:
             remote = remote_output.of(folder, job.bucket, job.storage)
             if remote is not None:
                 await anyio.to_thread.run_sync(remote.acquire, self._observer.note, abandon_on_cancel=True)
@@ -145,7 +146,7 @@ class JobRun:
             plan = early or await new_plan()
             preparing: Preparing = partial(prepare, job) if retried is None else retried.prepare
             plan.tell = Emitter(self._observer, job.job.name, attempt.run_id).note
-            prepared = await anyio.to_thread.run_sync(preparing, plan, folder)
+            prepared = await anyio.to_thread.run_sync(self._prepared, preparing, plan, folder)
             plan.tell = None  # from now on there is progress to be seen
             try:
                 execution = self._execution = self._executed_by(
@@ -177,3 +178,17 @@ class JobRun:
                 if fault := sole_fault(group):
                     raise fault from None
                 raise
+
+    @asynccontextmanager
+    async def _held(self, whole: Folder) -> AsyncIterator[Folder]:
+        """Hold the output folder, and give the one to run in."""
+        with whole.held():
+            yield whole
+
+    def _prepared(self, preparing: Preparing, plan: Plan, folder: Folder) -> Prepared:
+        """What is left to ask. Blocks."""
+        prepared = preparing(plan, folder)
+        for shard in folder.shards().values():
+            catch_up(shard)
+        folder.remove_shards()  # recovery has sealed what they had
+        return prepared

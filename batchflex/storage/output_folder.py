@@ -43,11 +43,13 @@ class Folder:
         self._parts = path / "parts"
         self.store: Store = FolderStore(path)
         self.parts: Store = parts or FolderStore(self._parts)
+        self._has_own_parts = parts is None
         self.results = path / "results.parquet"
         self.results_folder = path / "results"
         self.results_manifest = manifest_of(self.results_folder)
         self.journal = path / "journal"
         self._workers = path / "workers"
+        self._shards = path / "shards"
         self.state = path / "run.json"
         self.job = path / "job.toml"
         self.history = path / "history.jsonl"
@@ -91,6 +93,50 @@ class Folder:
         with contextlib.suppress(OSError):
             self._workers.rmdir()
 
+    def shard(self, number: int, of: int) -> Folder:
+        """That of one of so many parts of this folder's job, each of which is run by itself: as that of a worker."""
+        return Folder(self._shards / f"{number:05d}-of-{of:05d}", self.parts)
+
+    def shards(self) -> dict[tuple[int, int], Folder]:
+        """Those that there are, by number and how many the job was divided into; those of one division after each other."""
+        try:
+            names = sorted(
+                (each.name for each in self._shards.iterdir()), key=lambda name: name.partition("-of-")[::-2]
+            )
+        except OSError:  # there are none
+            return {}
+        found = [name.split("-of-") for name in names]
+        pairs = [(int(each[0]), int(each[1])) for each in found if len(each) == 2 and "".join(each).isdecimal()]
+        return {pair: self.shard(*pair) for pair in pairs}
+
+    def spools(self) -> list[Folder]:
+        """The folders of worker processes and shards: their journals become parts of this folder."""
+        return [*self.workers(), *self.shards().values()]
+
+    def remove_shards(self) -> None:
+        """Remove the folders of shards, whose journals have been sealed. What their runs were stays in the history."""
+        for shard in self.shards().values():
+            for line in shard.past_runs():
+                self.add_history(line)
+            shutil.rmtree(shard.path, ignore_errors=True)
+        shutil.rmtree(self._shards, ignore_errors=True)
+
+    def take_number(self, at_least: int) -> int:
+        """The number of a segment that no other shard has, also of one that begins at the same time. It is not less than this.
+
+        :raises StorageError: if it cannot be written down.
+        """
+        taken = self._shards / "numbers"
+        with storing(taken):
+            make_folder(taken)
+            number = max([at_least, *(1 + int(each.name) for each in taken.iterdir() if each.name.isdecimal())])
+            while True:
+                try:
+                    os.close(os.open(taken / f"{number:06d}", os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
+                    return number
+                except FileExistsError:
+                    number += 1
+
     def owns(self, path: Path) -> bool:
         """Whether a path is, or lies in, something that this folder's runs keep here."""
         kept = [each.resolve() for each in vars(self).values() if isinstance(each, Path) and each != self.path]
@@ -128,9 +174,9 @@ class Folder:
         return number
 
     @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
-        """Make the folder and hold it alone. The lock is the kernel's: it goes with the process, however that ends. Within the
-        block, holding it by the same object once more does nothing.
+    def held(self, *, shared: bool = False) -> Iterator[None]:
+        """Make the folder and hold it alone, or ``shared`` with others who do so. The lock is the kernel's: it goes with the
+        process, however that ends. Within the block, holding it by the same object once more does nothing.
 
         :raises FolderBusy: if another run holds it.
         :raises FolderError: if it cannot be made.
@@ -143,15 +189,21 @@ class Folder:
             make_folder(self.journal)
         except (OSError, ValueError) as error:  # the latter of a name with a NUL character
             raise self._unusable(error) from None
-        with self._locked() as descriptor:
-            second_lock = _lock_for_who_asks(descriptor)
+        with self._locked(fcntl.LOCK_SH if shared else fcntl.LOCK_EX) as descriptor:
+            second_lock = _lock_for_who_asks(descriptor, fcntl.F_RDLCK if shared else fcntl.F_WRLCK)
             with storing(self._lock):
                 os.ftruncate(descriptor, 0)
                 who = {"pid": os.getpid(), "host": socket.gethostname(), "asked_without_taking": second_lock}
                 os.pwrite(descriptor, msgspec.json.encode(who), 0)
             try:
-                self.store.prepare()
-                self.parts.prepare()
+                if (
+                    shared
+                ):  # what others are writing, perhaps on other machines, is not to be taken for what is left behind
+                    make_folder(self._parts)
+                else:
+                    self.store.prepare()
+                    if self._has_own_parts:
+                        self.parts.prepare()
             except OSError as error:
                 raise self._unusable(error) from None
             if self.require_format() < FORMAT:
@@ -181,7 +233,7 @@ class Folder:
             yield is_mine
 
     @contextlib.contextmanager
-    def _locked(self) -> Iterator[int]:
+    def _locked(self, how: int = fcntl.LOCK_EX) -> Iterator[int]:
         """Lock ``.lock``, whose descriptor this gives, and ``journal`` itself, which is left if somebody removes the first."""
         with contextlib.ExitStack() as opened:
             try:
@@ -189,23 +241,23 @@ class Folder:
             except (OSError, ValueError) as error:
                 raise self._unusable(error) from None
             opened.callback(os.close, descriptor)
-            self._lock_now(descriptor)
+            self._lock_now(descriptor, how)
             self._require_still_there(descriptor)
             with contextlib.suppress(OSError):
                 second = os.open(self.journal, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
                 opened.callback(os.close, second)
                 try:
-                    self._lock_now(second)
+                    self._lock_now(second, how)
                 except FolderBusy:
                     raise
                 except FolderError:  # there are no locks of folders, as on some network file systems
                     pass
             yield descriptor
 
-    def _lock_now(self, descriptor: int) -> None:
+    def _lock_now(self, descriptor: int, how: int) -> None:
         for wait_s in (*_LOCK_WAITS_S, None):
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(descriptor, how | fcntl.LOCK_NB)
                 return
             except BlockingIOError:
                 if wait_s is None:
@@ -298,13 +350,13 @@ class Folder:
         append(self.telemetry, line, sync=False)
 
 
-def _lock_for_who_asks(descriptor: int) -> bool:
+def _lock_for_who_asks(descriptor: int, kind: int) -> bool:
     """Put a lock of the open file description (fcntl(2), Linux) on a file that has one of flock(2), as all systems and versions
     take: only of the first can be asked whether there is one without taking it. Says whether there is now."""
     if not hasattr(fcntl, "F_OFD_SETLK"):
         return False
     try:
-        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
+        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, 0, 0, 0))
     except OSError:  # not on this file system
         return False
     return True

@@ -26,16 +26,15 @@ def recover(folder: Folder, carry_schema: Any = None) -> int:
     part_numbers.clear(folder.parts)
     last = max(part_numbers.part_numbers(folder.parts), default=0)
     last = max(last, seal_all(folder, carry_schema))
-    if workers := folder.workers():
-        for worker in workers:
-            with worker.held_if_free() as is_free:
-                if not is_free:
-                    raise FolderBusy(
-                        f"a worker process of the last run in {folder.path}{worker.holder()} has not ended yet: it waits for "
-                        "what is in flight. Try again in a moment"
-                    )
-                last = max(last, seal_all(worker, carry_schema))
-        folder.remove_workers()
+    for spool in folder.spools():
+        with spool.held_if_free() as is_free:
+            if not is_free:
+                raise FolderBusy(
+                    f"a process of the last run in {folder.path}{spool.holder()} has not ended yet: it waits for what is in "
+                    "flight. Try again in a moment"
+                )
+            last = max(last, seal_all(spool, carry_schema))
+    folder.remove_workers()
     return last + 1
 
 
@@ -63,7 +62,7 @@ class Unsealed(NamedTuple):
 
 def segments(folder: Folder) -> list[int]:
     """The numbers of the journal's segments, those of worker processes with them, ascending."""
-    return sorted(number for spool in (folder, *folder.workers()) for number in journal.segments(spool.journal))
+    return sorted(number for spool in (folder, *folder.spools()) for number in journal.segments(spool.journal))
 
 
 def has_unsealed(folder: Folder) -> bool:
@@ -75,7 +74,7 @@ def unsealed(folder: Folder) -> Unsealed:
     """What is not in parts yet; also while a run goes on."""
     found: list[Outcome] = []
     void: list[str] = []
-    spools = [each.journal for each in (folder, *folder.workers())]
+    spools = [each.journal for each in (folder, *folder.spools())]
     for number, spool in sorted((number, each) for each in spools for number in journal.segments(each)):
         void_here: list[str] = []
         outcomes = list(journal.read(journal.segment_path(spool, number), void_here))
