@@ -42,6 +42,8 @@ def read(outs: Sequence[str]) -> History:
     found = History(list(dict.fromkeys(folder for out in outs for folder in _folders_of(out))), [], {})
     for path in found.folders:
         _add(found, Folder(path))
+        for shard in Folder(path).shards().values():
+            _add(found, shard)
     found.runs.sort(key=lambda run: run.entry.started_at)
     return found
 

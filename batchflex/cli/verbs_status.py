@@ -12,7 +12,7 @@ import msgspec
 
 from ..core import BatchflexError, format
 from ..display import run_text
-from ..storage import Folder, line_of_last
+from ..storage import Folder, line_of_last, shard_states
 from . import history as past_runs, history_text, output
 
 _WATCH_EVERY_S = 1.0
@@ -26,7 +26,7 @@ def status(options: argparse.Namespace) -> int:
     scores = _Scores(folder)
     while True:
         held = folder.is_held()
-        state = folder.read_state()
+        state = shard_states.state_of(folder)
         if not state and not (options.watch and held):
             raise BatchflexError(
                 f"{options.out} has no run.json: its run has only just begun, was refused, or was killed as it began"

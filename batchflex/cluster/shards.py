@@ -191,6 +191,7 @@ class ShardExecution(Execution):
         super().__init__(*given, **named)
         self._next_segment = self._another_number
         self.run_state.results = ""
+        self._monitor.counts = False  # the plan is that of all shards
 
     async def _another_number(self) -> int:
         return await anyio.to_thread.run_sync(self._taken_number)

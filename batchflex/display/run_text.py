@@ -166,12 +166,13 @@ def facts(run_state: RunState, *, quoting: bool) -> str:
 def status(state: Mapping[str, Any], held: bool, scores: str | None = None) -> str:
     """``state`` is ``run.json``; ``held`` says whether a process holds the folder now; ``scores`` is a line about them."""
     share = f" ({format.done_percent(state['done'], state['planned'])})" if state["planned"] else ""
-    word = state["status"]
+    word, shards = state["status"], state.get("shards")
     if word == "running" and not held:
         word = "killed: nothing received is lost; run the same command again to go on"
     in_flight = f", {state['in_flight']:,} in flight" if held else ""
     facts: list[tuple[str, Any]] = [
         ("rows", f"{rows_done(state['done'], state['planned'])}{share}: {by_status(state)}"),
+        ("shards", shards and _shards(shards)),
         ("this run", _requests(state) + in_flight),
         ("", usage(state)),
         ("started", local(state["started_at"])),
@@ -183,13 +184,27 @@ def status(state: Mapping[str, Any], held: bool, scores: str | None = None) -> s
         ("empty", state.get("empty") and empty(state["empty"], state["out"])),
         ("failure", state["first_failure"] and one_line(state["first_failure"])),
         *(("endpoint", one_line(words)) for words in _disabled(state)),
-        ("stopped", state["message"] and f"by {state['stopped_by']}: {one_line(state['message'])}"),
+        (
+            "stopped",
+            state["message"] and f"{'' if shards else 'by ' + state['stopped_by'] + ': '}{one_line(state['message'])}",
+        ),
     ]
     if state.get("resume_at"):
         facts.append(("goes on", f"after {local(state['resume_at'])}, when the same command is run again"))
     return "\n".join(
         [f"{state['job']} in {state['out']}: {word}", *(f"  {name:<9} {fact}" for name, fact in facts if fact)]
     )
+
+
+def _shards(shards: Mapping[str, Any]) -> str:
+    more = [
+        f"{count} {word}"
+        for word, count in (
+            ("at work", shards["running"]), ("stopped", len(shards["stopped"])), ("not begun", len(shards["not_begun"])),
+        )
+        if count
+    ]  # fmt: skip
+    return ", ".join([f"{shards['finished']} of {shards['of']} finished", *more])
 
 
 def _requests(state: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ from ..config import Environment, Job, ScoreSection, build, environment_of
 from ..core import BatchflexError, FolderError, JobError
 from ..results import view
 from ..scoring import ScoreSummary, functions, judge as judging, scores_file
-from ..storage import Folder, ResultsFiles, ScoresFiles
+from ..storage import Folder, ResultsFiles, ScoresFiles, shard_states
 from .job_run import JobRun
 from .run_result import Observer, Run
 
@@ -105,7 +105,7 @@ def so_far(out: Path, specs: Sequence[ScoreSection] | None = None) -> dict[str, 
     found = scores_file.so_far(folder, job, specs, grades)
     if not found["rows"]:
         raise FolderError(f"nothing is answered in {out} yet, so there is nothing to score")
-    return ScoreSummary({**found, "judges": [], "planned": folder.read_state().get("planned")})
+    return ScoreSummary({**found, "judges": [], "planned": shard_states.state_of(folder).get("planned")})
 
 
 def at_hand(folder: Folder, rows: int) -> dict[str, Any] | None:

@@ -36,7 +36,7 @@ async def unless_it_fails(warn: Callable[[str], None], task: Callable[..., Await
 
 class Monitor:
     """Reports to ``observer`` and ``emitter`` how a job run goes. ``stop`` takes a reason and a sentence. ``gate`` is there once
-    requests are sent."""
+    requests are sent. ``counts`` is whether the plan has just the requests of this run."""
 
     def __init__(
         self,
@@ -54,6 +54,7 @@ class Monitor:
         self._emitter = emitter
         self._stop = stop
         self.gate: Gate | None = None
+        self.counts = True
 
     async def report(self) -> None:
         """Tick, and write ``run.json`` now and then. Runs until cancelled."""
@@ -132,7 +133,7 @@ class Monitor:
 
     async def count(self) -> None:
         """Count the requests of the plan, where nothing else gives their number sooner."""
-        if self._run_state.planned is None:
+        if self.counts and self._run_state.planned is None:
             counted = await anyio.to_thread.run_sync(self._plan.count, abandon_on_cancel=True)
             if self._run_state.planned is None:
                 self._run_state.planned = counted

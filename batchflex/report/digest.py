@@ -15,7 +15,7 @@ from ..core import BatchflexError, FolderError
 from ..endpoint import default_model, resolve_all
 from ..plan import Plan, points
 from ..results import view
-from ..storage import Folder, HistoryLine, ResultsFiles, ScoresFiles, Substitutes, sweep_columns
+from ..storage import Folder, HistoryLine, ResultsFiles, ScoresFiles, Substitutes, shard_states, sweep_columns
 from . import breakdown, sample_rows, score_section, timeline
 from .breakdown import Cause, Distribution, Figures, Flow, Histogram, text
 from .sample_rows import Row
@@ -84,7 +84,7 @@ def digest(folder: Folder, rows: int = 200) -> Digest:
     if resolved is None:
         raise FolderError(f"{folder.path} has no answers yet")
     job = build(resolved)
-    state, is_held = folder.read_state(), folder.is_held()
+    state, is_held = shard_states.state_of(folder), folder.is_held()
     notes: list[str] = []
     there = view.results_of(folder)
     with view.keeping(there, there.schema.names) as kept:

@@ -23,7 +23,7 @@ from ..plan import (
 )
 from ..protocol import Policy
 from ..storage import Folder, ResultsFiles, part_files, part_index, table_files, writer
-from .live_table import assemble, has_all_answers, is_newest, job_here, placed_rows, plan_of
+from .live_table import assemble, has_all_answers, is_newest, job_here, make_of_shards, placed_rows, plan_of
 
 _AS_THEY_WERE = "carried columns are as they were when the input was last read"
 
@@ -43,6 +43,7 @@ def refresh(folder: Folder, *, is_mine: bool = False) -> Refreshed:
     :raises FolderError: if there is no run in the folder.
     """
     folder.require()
+    make_of_shards(folder)
     try:
         job = job_here(folder)
     except (FolderError, JobError):  # whoever reads the results says so

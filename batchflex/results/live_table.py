@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..config import Job, build, dated_path, environment_of, path_variables
-from ..core import EndpointError, FolderError, InputError, JobError
+from ..core import EndpointError, FolderBusy, FolderError, InputError, JobError
 from ..endpoint import default_model, resolve_all
 from ..plan import AnswerIndex, Plan, points
 from ..storage import (
@@ -24,6 +25,7 @@ from ..storage import (
     part_index,
     places,
     results_table,
+    table_files,
     writer,
 )
 
@@ -106,6 +108,19 @@ def assemble(folder: Folder, planned: pl.DataFrame | None = None) -> results_tab
         void=unsealed.void,
         updates=CarriedUpdates(folder.carried),
     )
+
+
+def make_of_shards(folder: Folder) -> None:
+    """Make the table of a folder whose shards have ended, if it is not there: none of them makes it. One in which something is at
+    work is left alone. Blocks.
+
+    :raises StorageError: if it cannot be written.
+    """
+    if not folder.shards() or has_all_answers(folder):
+        return
+    with contextlib.suppress(FolderBusy), folder.held():
+        writer.recover(folder)
+        table_files.write(folder, assemble(folder), as_folder=job_of(folder).job.results == "folder")
 
 
 def _planned(job: Job, folder: Folder, unsealed: writer.Unsealed) -> pl.DataFrame | None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         record as record,
         remote_output as remote_output,
         results_table as results_table,
+        shard_states as shard_states,
         superseded as superseded,
         table_files as table_files,
         table_reuse as table_reuse,

@@ -14,13 +14,13 @@ from ..core import BAD, STATUSES, Message, Outcome, Status, StopReason, Usage, _
 from ..protocol import can_be_void
 from .model_substitutes import Substitutes
 
-_COUNTS = (
+COUNTS = (
     "requests_sent", "probes", "retries", "rate_limited", "prompt_tokens", "completion_tokens", "reasks",
     "reask_prompt_tokens", "reask_completion_tokens", "cost",
 )  # fmt: skip
 # What is added up where several processes have a part of a run each.
 _SUMMED = (
-    *(name for name in _COUNTS if name != "cost"), "answered", "in_flight", "backing_off", "outstanding", "stayed", "unstored",
+    *(name for name in COUNTS if name != "cost"), "answered", "in_flight", "backing_off", "outstanding", "stayed", "unstored",
 )  # fmt: skip
 
 
@@ -288,7 +288,7 @@ class RunState:
             "waiting": [] if ended else self.waits(quoting=True),
             "resume_at": self._resume_at() if ended else None,
             "given_up": [message.text for message in self.given_up],
-            **{name: getattr(self, name) for name in _COUNTS},
+            **{name: getattr(self, name) for name in COUNTS},
             "cost_from": " and ".join(sorted(self._cost_from, reverse=True)) or None,
             "substituted": self.substitutes.rows,
             "prices": self.prices(),
