@@ -108,7 +108,7 @@ def forecast(
     needed = disk_space.needed(folder, left.requests, finished, row_bytes, job.journal.seal_mb)
     return {
         "job": job.job.name,
-        "out": str(job.out),
+        "out": job.bucket or str(job.out),
         "endpoint": " and ".join(endpoint.base_url or endpoint.name for endpoint in endpoints),
         "files": [*filter(None, [plan.files_note]), *plan.growth_note],
         "notes": [*plan.slips(), *plan.notes(), *([] if found.requests else [plan.no_rows_note])],

@@ -31,7 +31,8 @@ def at_hand(options: argparse.Namespace) -> Iterator[None]:
         if isinstance(given, list):
             setattr(options, name, [str(_copy(each, copies)) for each in given])
         elif given is not None:
-            setattr(options, name, _copy(given, copies))
+            copy = _copy(given, copies)
+            setattr(options, name, str(copy) if options.verb == "compare" else copy)  # where a sweep point may follow
     if not copies:
         yield
         return

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from ..core import BatchflexError, format
+from ..core import BatchflexError, copies_folder, format
 from ..display import run_text
 from ..storage import Folder, line_of_last, shard_states
 from . import history as past_runs, history_text, output
@@ -24,8 +24,16 @@ def status(options: argparse.Namespace) -> int:
     folder.require()
     before: object = None
     scores = _Scores(folder)
+    remote = None
+    if folder.path.parent == copies_folder():
+        from ..storage import remote_output  # brings what history does without
+
+        remote = remote_output.of(folder)
     while True:
-        held = folder.is_held()
+        held, elsewhere = folder.is_held(), None
+        if remote is not None and not held and (elsewhere := remote.holder()) is not None:
+            held = True
+            remote.refresh()
         state = shard_states.state_of(folder)
         if not state and not (options.watch and held):
             raise BatchflexError(
@@ -34,7 +42,7 @@ def status(options: argparse.Namespace) -> int:
         if options.json:  # one object: with --watch that of its end
             if not (options.watch and held):
                 output.show_json(state if held else line_of_last(state))
-        elif state and (text := run_text.status(state, held, scores.line(state, held))) != before:
+        elif state and (text := run_text.status(state, held, scores.line(state, held), elsewhere)) != before:
             output.show(text, over=before if isinstance(before, str) else None)
             before = text
         if not options.watch or not held:

@@ -163,12 +163,15 @@ def facts(run_state: RunState, *, quoting: bool) -> str:
     return text
 
 
-def status(state: Mapping[str, Any], held: bool, scores: str | None = None) -> str:
-    """``state`` is ``run.json``; ``held`` says whether a process holds the folder now; ``scores`` is a line about them."""
+def status(state: Mapping[str, Any], held: bool, scores: str | None = None, elsewhere: str | None = None) -> str:
+    """``state`` is ``run.json``; ``held`` says whether a process holds the folder now, perhaps on a machine ``elsewhere``;
+    ``scores`` is a line about them."""
     share = f" ({format.done_percent(state['done'], state['planned'])})" if state["planned"] else ""
     word, shards = state["status"], state.get("shards")
     if word == "running" and not held:
         word = "killed: nothing received is lost; run the same command again to go on"
+    if word == "running" and elsewhere:
+        word = f"running on {elsewhere}, as it was uploaded last"
     in_flight = f", {state['in_flight']:,} in flight" if held else ""
     facts: list[tuple[str, Any]] = [
         ("rows", f"{rows_done(state['done'], state['planned'])}{share}: {by_status(state)}"),

@@ -210,7 +210,7 @@ class Execution:
             self._warn(engine.note)
         where = " and ".join(endpoint.base_url or "the local model" for endpoint in engine.endpoints)
         until = "" if self._deadline is None else f", until {local(self._deadline.at.timestamp())}"
-        self._emitter.note(f"asking {where}, {engine.slots} at a time at most{until}; output in {self._folder.path}")
+        self._emitter.note(f"asking {where}, {engine.slots} at a time at most{until}; output in {self.run_state.out}")
         await self._send_and_store(watch)
 
     def _disk_watch(self) -> disk_space.Watch:

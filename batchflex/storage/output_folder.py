@@ -23,7 +23,7 @@ from .files import LINKED, NO_LINK, append, storing
 from .store import FolderStore, Store, make_folder
 
 # Of what lies in an output folder: raised when a version before could misread it. CONTRACT.md says what each number means.
-FORMAT = 4
+FORMAT = 5
 _FLOCK = struct.Struct("hhqqi4x")  # struct flock of Linux, 64 bits
 _LOCK_WAITS_S = (0.01, 0.03, 0.1)  # whoever only looks whether the folder is held holds it for an instant
 _LATE_BYTES = 256 << 10

@@ -91,6 +91,11 @@ class RemoteOutput:
             if (lease.epoch, lease.copy) != (self._kept.epoch, self._kept.id):
                 self._download()
 
+    def holder(self) -> str | None:
+        """The name of another machine that is at work, as far as its lease says: one that was lost just now says so still."""
+        lease = self._lease.newest()
+        return None if lease is None or lease.released or lease.copy == self._kept.id else lease.holder
+
     # ---------------------------------------------------------------------------------------------------------- writing
 
     @contextlib.contextmanager
@@ -174,7 +179,7 @@ class RemoteOutput:
                 before = files.get(name)
                 if before is not None and before[:2] == (size, changed):
                     continue
-                path = self.folder.path / name
+                path = _path_of(self.folder.path, name)
                 try:
                     if name.endswith(".journal"):
                         tag = self._store.upload(name, _used(path))
@@ -185,7 +190,7 @@ class RemoteOutput:
                 except FileNotFoundError:  # it was sealed, or replaced by another, meanwhile
                     continue
                 files[name] = (size, changed, tag)
-            gone = [name for name in files if name not in here and not (self.folder.path / name).exists()]
+            gone = [name for name in files if name not in here and not _path_of(self.folder.path, name).exists()]
             self._store.delete(gone)
             for name in gone:
                 del files[name]
@@ -263,7 +268,7 @@ class RemoteOutput:
     def _set_aside(self, name: str) -> None:
         to = self.folder.path / _ASIDE / f"{secrets.token_hex(4)}" / name
         to.parent.mkdir(parents=True, exist_ok=True)
-        (self.folder.path / name).rename(to)
+        _path_of(self.folder.path, name).rename(to)
 
     def _add_what_was_set_aside(self) -> None:
         """Make parts of answers that only this machine had, without those whose requests have another answer by now."""
@@ -323,15 +328,28 @@ def _read(path: Path) -> _Kept | None:
 
 
 def files_of(folder: Path) -> dict[str, tuple[int, int]]:
-    """Size and time of change (ns) of each file of an output, by its name, in the order in which they are to be copied."""
+    """Size and time of change (ns) of each file of an output, by its name, in the order in which they are to be copied. Segments
+    of the journals of worker processes are among those of the folder: no two have the same number."""
     found = {}
-    for path in folder.rglob("*"):
+    journals = [
+        *folder.glob("**/journal/*.journal")
+    ]  # looked for first: what is sealed meanwhile is among the parts then
+    for path in [*journals, *folder.rglob("*")]:
         name = path.relative_to(folder).as_posix()
-        if _is_of_output(name):
+        if name.startswith("workers/") and path.suffix == ".journal":
+            name = f"journal/{path.name}"
+        if _is_of_output(name) and name not in found:
             with contextlib.suppress(FileNotFoundError):
                 if path.is_file():
                     found[name] = _stat(path)
     return {name: found[name] for name in sorted(found, key=_rank)}
+
+
+def _path_of(folder: Path, name: str) -> Path:
+    path = folder / name
+    if name.startswith("journal/") and not path.exists():
+        return next(folder.glob(f"workers/*/{name}"), path)
+    return path
 
 
 def _is_of_output(name: str) -> bool:

@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import threading
 import time
 from pathlib import Path
@@ -88,6 +89,8 @@ def test_every_verb_works_on_it_from_another_machine(
     assert called("plan", job, "--json", env=there).code == 0
     assert called("score", url, "--json", env=there).code == 0
     assert called("report", url, env=there).code == 0
+    done = called("compare", url, url, "--on", "content", env=there)
+    assert done.code == 0, done
     done = called("retry", url, "--where", "id = 'r7'", "--set", "temperature=1", "-y", env=there)
     assert done.code == 0, done
     assert endpoint.stats()["requests"] == 121
@@ -158,6 +161,7 @@ def test_of_two_machines_the_second_is_told_that_the_first_is_at_work(
         assert f"another run holds s3://{bucket.name}/runs/a (" in done.err
         status = batchflex("status", f"s3://{bucket.name}/runs/a", env=there)
         assert status.code == 0 and "of 400" in status.out, status
+        assert f"running on {socket.gethostname()}, as it was uploaded last" in status.out
         done = batchflex("compact", f"s3://{bucket.name}/runs/a", env=there)
         assert done.code == 4, done
         endpoint.knobs(latency_s=0.0)
@@ -283,3 +287,23 @@ def test_a_folder_is_copied_into_a_bucket_and_out_of_it(
     (tmp_path / "back" / "run.json").write_text("{}")
     done = called("copy", tmp_path / "out", tmp_path / "back")
     assert done.code == 2 and "has something else already, such as" in done.err
+
+
+def test_what_worker_processes_keep_is_uploaded_as_well(
+    endpoint: CountingEndpoint, bucket: Bucket, tmp_path: Path
+) -> None:
+    rows = write_rows(tmp_path / "in.jsonl", 800)
+    here, there = (machine(tmp_path / name, bucket.server.url) for name in ("one", "two"))
+    endpoint.knobs(latency_s=0.02)
+    two = ["--processes", 2, "--set", "journal.seal_rows=100000"]
+    with begun(*_arguments(rows, endpoint, bucket, *two), env=here) as run:
+        wait_until(lambda: endpoint.stats()["good"] > 200, "answers")
+        wait_until(lambda: len(bucket.objects("runs/a/journal/")) >= 2, "both journals are uploaded")
+        os.killpg(run.pid, signal.SIGKILL)
+        run.wait()
+    shutil.rmtree(tmp_path / "one")
+    done = batchflex(*_arguments(rows, endpoint, bucket), env=there)
+    assert done.code == 0, done
+    assert sorted(_table(bucket)["row"]) == list(range(800))
+    assert endpoint.stats()["good"] - 800 <= 8 / 0.02 * 0.2 * 4 + 8
+    assert not [name for name in bucket.objects("runs/a/") if "workers" in name or "journal/" in name]
