@@ -150,8 +150,10 @@ def test_files_of_the_folder_are_as_written(tmp_path: Path) -> None:
         there = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
         kept.close()
     written = {name.replace("NNNNNN", "000001") for name in names("The folder", "name")}
-    assert written - {f"{folder.results_folder.name}/", f"{folder.scores_folder.name}/", "workers/NN/"} == there
+    apart = {"workers/NN/", "shards/IIIII-of-NNNNN/", "shards/numbers/"}
+    assert written - {f"{folder.results_folder.name}/", f"{folder.scores_folder.name}/", *apart} == there
     assert folder.worker(0).path.parent == tmp_path / "workers"
+    assert folder.shard(3, 64).path == tmp_path / "shards" / "00003-of-00064"
     with folder.held():
         made = table.assemble(folder.parts, {}, ["{}"])
         table_files.write(folder, made, as_folder=True)

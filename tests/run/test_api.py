@@ -357,7 +357,9 @@ def handlers():
     return [signal.getsignal(number) for number in signal.valid_signals()]
 
 def process():
-    return [gc.get_threshold(), gc.get_freeze_count(), sys.meta_path[:],
+    # pandas, which pyarrow imports where it is installed, may bring six, which has an importer of its own.
+    importers = [each for each in sys.meta_path if type(each).__module__ != "six"]
+    return [gc.get_threshold(), gc.get_freeze_count(), importers,
             [resource.getrlimit(getattr(resource, name)) for name in dir(resource) if name.startswith("RLIMIT_")]]
 
 class Watch:

@@ -252,7 +252,7 @@ def test_run_and_scores_are_one_turn(endpoint: CountingEndpoint, rows: Path, mon
     """Else one that waits would come in between."""
     took = []
     locked = Folder._locked
-    monkeypatch.setattr(Folder, "_locked", lambda self: took.append(1) or locked(self))
+    monkeypatch.setattr(Folder, "_locked", lambda self, how: took.append(1) or locked(self, how))
     path = _job(rows, endpoint)
     path.write_text(path.read_text() + '[[score]]\nname = "brief"\nkind = "length"\nmax = 100\n')
     done = called("run", path, "--out", rows.parent / "out")

@@ -256,9 +256,9 @@ def test_a_folder_that_is_removed_while_its_lock_is_taken(tmp_path: Path, monkey
     folder = Folder(tmp_path / "out")
     lock = Folder._lock_now
 
-    def too_late(self: Folder, descriptor: int) -> None:
+    def too_late(self: Folder, descriptor: int, how: int) -> None:
         shutil.rmtree(self.path)
-        lock(self, descriptor)
+        lock(self, descriptor, how)
 
     monkeypatch.setattr(Folder, "_lock_now", too_late)
     with pytest.raises(FolderBusy, match="was removed just now"), folder.held():

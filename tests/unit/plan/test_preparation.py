@@ -256,6 +256,7 @@ def test_every_section_of_a_job_shapes_the_requests_or_does_not() -> None:
         "limits",
         "retry",
         "journal",
+        "storage",
         "score",
         "log",
         "notify",
