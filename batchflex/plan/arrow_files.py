@@ -5,24 +5,24 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from ..core import InputError
-from .reading import BLOCK_BYTES, DAMAGED, Reading, Rows, passes_all, wanted
+from .input_file import InputFile, columnar, native
+from .reading import BLOCK_BYTES, DAMAGED, Reading, Rows, fault, passes_all, wanted
 
 
-def parquet_metadata(path: Path) -> Any:
+def parquet_metadata(path: InputFile) -> Any:
     """:raises InputError: if it is no Parquet file."""
     import pyarrow.parquet as pq
 
     try:
-        return pq.read_metadata(path)
+        return pq.read_metadata(columnar(path))
     except DAMAGED as error:
-        raise InputError(f"{path} is no Parquet file that can be read: {error}") from None
+        raise fault(path, "is no Parquet file that can be read", error) from None
 
 
-def parquet_schema(path: Path) -> Any:
+def parquet_schema(path: InputFile) -> Any:
     """As Arrow has it. :raises InputError: if it is no Parquet file."""
     return parquet_metadata(path).schema.to_arrow_schema()
 
@@ -30,7 +30,7 @@ def parquet_schema(path: Path) -> Any:
 def read_parquet(reading: Reading, max_rows: int, position: int, skip: bytes) -> Iterator[Rows]:
     import pyarrow.parquet as pq
 
-    with pq.ParquetFile(reading.path) as file:
+    with pq.ParquetFile(columnar(reading.path)) as file:
         schema = _readable(file.schema_arrow)
         rows_of_block = min(max_rows, _rows_of_block(file.metadata))
         for groups, end in _row_groups(file.metadata, position, skip):
@@ -88,7 +88,7 @@ _FILE, _FEATHER_1 = b"ARROW1", b"FEA1"
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[Any, Iterator[Any]]]:
+def _opened(path: InputFile) -> Iterator[tuple[Any, Iterator[Any]]]:
     """The schema and the batches of a file, or of a stream in one.
 
     :raises InputError: if it is neither.
@@ -96,7 +96,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, Iterator[Any]]]:
     import pyarrow as pa
 
     # Not mapped into memory: a file that becomes shorter meanwhile would end the process.
-    with pa.OSFile(str(path)) as source:
+    with native(path) as source:
         begins = source.read(len(_FILE))
         source.seek(0)
         if begins.startswith(_FEATHER_1):
@@ -111,16 +111,16 @@ def _opened(path: Path) -> Iterator[tuple[Any, Iterator[Any]]]:
             yield stream.schema, iter(stream)
 
 
-def ipc_schema(path: Path) -> Any:
+def ipc_schema(path: InputFile) -> Any:
     """:raises InputError: if it is no Arrow file."""
     try:
         with _opened(path) as (schema, _):
             return schema
     except DAMAGED as error:
-        raise InputError(f"{path} is no Arrow file that can be read: {error}") from None
+        raise fault(path, "is no Arrow file that can be read", error) from None
 
 
-def count_ipc(path: Path) -> int:
+def count_ipc(path: InputFile) -> int:
     """How many rows there are; reads the file.
 
     :raises InputError: if it is damaged.
@@ -129,7 +129,7 @@ def count_ipc(path: Path) -> int:
         with _opened(path) as (_, batches):
             return sum(len(batch) for batch in batches)
     except DAMAGED as error:
-        raise InputError(f"{path} is no Arrow file that can be read: {error}") from None
+        raise fault(path, "is no Arrow file that can be read", error) from None
 
 
 def read_ipc(reading: Reading, max_rows: int, position: int, skip: bytes) -> Iterator[Rows]:
