@@ -96,6 +96,7 @@ class Plan:
             for note in self._file_notes:  # if it was read otherwise than it is meant, that is why
                 error.add_note(note)
             raise
+        self._source.needs = self._itemizer.needs(self._source.columns())
         # Called now and then with a sentence, by whatever thread goes through the plan, while files that rows name are read.
         self.tell: Callable[[str], object] | None = None
         self._told_at = time.monotonic()

@@ -33,6 +33,13 @@ class Fault(NamedTuple):
     text: str
 
 
+class Needs(NamedTuple):
+    """The columns that are looked at, of rows that have an id in each of ``ids``."""
+
+    columns: frozenset[str]
+    ids: tuple[str, ...]
+
+
 class Rows(NamedTuple):
     """What a reader gives. ``end`` is the position after the last row it has passed, also of those passed over."""
 
@@ -62,7 +69,7 @@ class Reading(io.RawIOBase):
     Once it is read, ``lines`` and ``bytes`` are those up to where the next row would begin, and ``digest`` is of all bytes
     before that, if it was given that of what comes before ``begin``. ``is_extensible`` tells that rows which are appended to the
     file change nothing in those that were read. ``how`` is what its format has to know besides: the dialect of a CSV file, the
-    sheet of a workbook.
+    sheet of a workbook. Columns beyond those that it ``needs`` may be left out; ``None`` needs all.
     """
 
     longest_line = LONGEST_LINE
@@ -75,8 +82,10 @@ class Reading(io.RawIOBase):
         end: int | None = None,
         digest: hashlib._Hash | None = None,
         how: Any = None,
+        needs: Needs | None = None,
     ) -> None:
         self.path = path
+        self.needs = needs
         self.how = how
         self.begin = self.bytes = begin
         self.lines = lines

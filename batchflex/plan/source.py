@@ -17,7 +17,7 @@ from .formats import FORMATS, Opening, Remembered, Settings, may_grow, opening
 from .frame_input import FrameInput, Made
 from .input_file import InputFile
 from .input_paths import expand, splits_note
-from .reading import DAMAGED, PACKED, Every, Fault, Reading, digest, passes_all, unread
+from .reading import DAMAGED, PACKED, Every, Fault, Needs, Reading, digest, passes_all, unread
 
 if TYPE_CHECKING:
     import polars as pl
@@ -126,6 +126,7 @@ class Source:
         storage: StorageSection = StorageSection(),  # noqa: B008
     ) -> None:
         self._frame = FrameInput.of(frame)
+        self.needs: Needs | None = None  # of the rows, when that is known
         self.left_out = 0
         self.files: list[tuple[InputFile, str]] = []
         self.openings: list[Opening] = []
@@ -298,7 +299,8 @@ class Source:
         is_text = may_grow(path, kind)
         end = seen.size if seen is not None and is_text else None
         if known is None or not is_text:
-            return Reading(path, end=end, digest=None if counts or end is None else hashlib.sha256(), how=how)
+            fresh = None if counts or end is None else hashlib.sha256()
+            return Reading(path, end=end, digest=fresh, how=how, needs=self.needs)
         so_far = None if counts or known.digest is None else known.digest.copy()
         return Reading(path, known.bytes, known.lines, end, so_far, how)
 

@@ -10,6 +10,7 @@ import hashlib
 import io
 import tempfile
 import time
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import _GeneratorContextManager
@@ -133,7 +134,8 @@ class RemoteFile(ABC):
         """
         facts = self.facts()
         if self._copy is None or self._copy[0] != facts:
-            copy = tempfile.NamedTemporaryFile(prefix="batchflex-", suffix=self.suffix)  # noqa: SIM115 - removed with this object
+            copy = tempfile.NamedTemporaryFile(prefix="batchflex-", suffix=self.suffix)  # noqa: SIM115 - see below
+            weakref.finalize(self, copy.close)  # which removes it
             with self.open(buffering=0) as stream:
                 while data := stream.read(_COPIED_AT_ONCE):
                     copy.write(data)
