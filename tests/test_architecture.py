@@ -163,7 +163,12 @@ def test_only_what_talks_to_servers_knows_httpx() -> None:
     """The webhook sends from a thread beside a run or after it, where an event loop's connections are of no use.
     So does planning, for the files that it reads from the web."""
     here = ("client", "transport", "connection", "http1", "file_fetcher")
-    assert users_of("httpx") == {*(f"endpoint.{name}" for name in here), "notify.webhook", "storage.web_files"}
+    assert users_of("httpx") == {
+        *(f"endpoint.{name}" for name in here),
+        "notify.webhook",
+        "storage.web_files",
+        "storage.web_session",
+    }
 
 
 def test_only_the_connections_know_their_parser() -> None:

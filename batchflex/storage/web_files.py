@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from .remote_errors import RemoteChanged, RemoteDenied, RemoteError, RemoteNotFound, RemoteUnreachable
 from .remote_files import Facts, RemoteFile
+from .web_session import BadRedirect, WebSession
 
 if TYPE_CHECKING:
     import httpx
 
 LARGEST_COPY = 4 << 30  # bytes of a file that is fetched whole
-_CONNECT_S, _SILENT_S, _RETRIED_S = 10.0, 60.0, 60.0
+_RETRIED_S = 60.0
 _TRIES, _FIRST_WAIT_S, _LONGEST_WAIT_S = 6, 0.25, 15.0
 _PASSING = (408, 425, 429, 500, 502, 503, 504)
 _BROKE = "the connection broke"
@@ -28,7 +29,8 @@ class WebFile(RemoteFile):
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
-        self._client: httpx.Client | None = None
+        self._session = WebSession()
+        weakref.finalize(self, self._session.close)
         self._first_look = time.time_ns()
         self._whole: tuple[Facts, Any] | None = None
 
@@ -126,32 +128,24 @@ class WebFile(RemoteFile):
         """
         import httpx
 
-        if self._client is None:
-            limits = httpx.Timeout(_SILENT_S, connect=_CONNECT_S)
-            try:
-                self._client = httpx.Client(timeout=limits, follow_redirects=True, max_redirects=10)
-            except (ValueError, ImportError) as error:  # a proxy that the environment names
-                raise RemoteError(str(self), f"it cannot be asked for: {error}") from None
-            weakref.finalize(self, self._client.close)
         heads = {"Range": wanted, "Accept-Encoding": "identity", "User-Agent": "batchflex"}
         give_up, wait = time.monotonic() + _RETRIED_S, _FIRST_WAIT_S
         for left in range(_TRIES - 1, -1, -1):
             is_last = left == 0 or time.monotonic() + wait > give_up
             try:
-                reply = self._client.send(self._client.build_request("GET", self.url, headers=heads), stream=True)
+                reply = self._session.get(self.url, heads)
             except httpx.TransportError as error:
                 if is_last or isinstance(error, httpx.UnsupportedProtocol):
                     raise RemoteUnreachable(
                         str(self), f"its server cannot be reached ({_short(error)}); see whether the address and the network "
                         "are right, then run the same command again",
                     ) from None  # fmt: skip
-            except httpx.TooManyRedirects:
+            except BadRedirect as error:
+                raise RemoteError(str(self), str(error)) from None
+            except (httpx.InvalidURL, ImportError, ValueError):
                 raise RemoteError(
-                    str(self), "its server redirects without end; see whether the address is right"
-                ) from None
-            except (httpx.InvalidURL, httpx.HTTPError, ValueError):
-                raise RemoteError(
-                    str(self), "this is no address that can be asked; see whether it is spelt right"
+                    str(self),
+                    "it cannot be asked for; see whether the address, and the proxy that the environment sets, are right",
                 ) from None
             else:
                 if reply.status_code in (200, 206, 416):

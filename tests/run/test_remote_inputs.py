@@ -345,6 +345,38 @@ def test_addresses_that_redirect_fail_for_a_moment_or_break_off(web: WebServer) 
     assert list(Source(f"{web.url}/empty.jsonl").blocks()) == []
 
 
+def test_redirects_that_are_not_followed(web: WebServer) -> None:
+    web.redirects |= {
+        "/round.jsonl": "/round.jsonl",
+        "/file.jsonl": "ftp://127.0.0.1/x",
+        "/list.jsonl": "file:///etc/passwd",
+    }
+    with pytest.raises(InputError, match=r"round.jsonl cannot be read: its server redirects without end"):
+        Source(f"{web.url}/round.jsonl")
+    for name, scheme in (("file", "ftp"), ("list", "file")):
+        with pytest.raises(InputError, match=rf"redirects to an address of {scheme}://, which is not followed"):
+            Source(f"{web.url}/{name}.jsonl")
+
+
+def test_user_and_password_go_to_their_own_host_alone(web: WebServer) -> None:
+    web.files["/t.jsonl"] = lines(range(1))
+    with web_server() as other:
+        other.redirects["/t.jsonl"] = f"{web.url}/t.jsonl"
+        at = other.url.replace("://", "://ada:open-sesame-77@")
+        source = Source(f"{at}/t.jsonl")
+        assert len(next(source.blocks()).rows) == 1
+        assert "sesame" not in str(source.files[0][0])
+        assert all(heads.get("Authorization", "").startswith("Basic ") for heads in other.heads)
+        assert not any("Authorization" in heads for heads in web.heads)
+
+
+def test_no_log_has_what_signs_an_address(web: WebServer, caplog: pytest.LogCaptureFixture) -> None:
+    web.files["/t.jsonl"] = lines(range(1))
+    caplog.set_level(0)
+    assert len(next(Source(f"{web.url}/t.jsonl?{SIGNED}").blocks()).rows) == 1
+    assert SIGNATURE not in caplog.text
+
+
 def test_a_web_file_that_changes_is_noticed(web: WebServer, endpoint: CountingEndpoint, tmp_path: Path) -> None:
     for web.has_tags in (True, False):
         out = tmp_path / f"{web.has_tags}"

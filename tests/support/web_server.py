@@ -16,16 +16,17 @@ _RANGE = re.compile(r"bytes=(\d+)-(\d+)")
 
 class WebServer:
     """``files`` are served by path, by ranges unless ``whole``; ``status`` is answered in place of the next ones. ``asked`` has
-    method, path with query, and range of each request; ``sent`` counts bytes of bodies."""
+    path with query, and range of each request, ``heads`` its headers; ``sent`` counts bytes of bodies."""
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
-        self.whole = self.has_tags = False
+        self.whole = False
         self.has_length = self.has_tags = True
         self.status: list[int] = []
         self.redirects: dict[str, str] = {}
         self.cuts: list[int] = []  # answers of which so many bytes come, and no more
         self.asked: list[tuple[str, str]] = []
+        self.heads: list[dict[str, str]] = []
         self.sent = 0
         outer = self
 
@@ -54,6 +55,7 @@ class WebServer:
     def _answer(self, handler: BaseHTTPRequestHandler) -> None:
         path = handler.path.partition("?")[0]
         self.asked.append((handler.path, handler.headers.get("Range", "")))
+        self.heads.append(dict(handler.headers))
         data = self.files.get(path)
         status = self.status.pop(0) if self.status else 200 if data is not None else 404
         if path in self.redirects:
