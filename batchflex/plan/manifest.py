@@ -228,7 +228,8 @@ class Inputs:
         if before is None or before.format != seen.format:
             return None, None
         known = Known(before.rows, before.lines, before.bytes, before.sha256)
-        if before.signature == seen[2:]:
+        same_tag = seen.has_tag and before.signature is not None and before.signature[:2] == seen[2:4]
+        if before.signature == seen[2:] or same_tag:
             return known, None
         name = file.name
         if seen.size < before.bytes:

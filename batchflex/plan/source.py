@@ -46,6 +46,11 @@ class Seen(NamedTuple):
         return may_grow(url_name(self.path) if is_url(self.path) else PurePath(self.path), self.format)
 
     @property
+    def is_told_by_tag(self) -> bool:
+        """Whether its tag and its time are enough to know it again, so that it need not be read for its digest."""
+        return self.has_tag or (bool(self.inode) and is_url(self.path) and self.modified % 1_000_000_000 == 0)
+
+    @property
     def has_tag(self) -> bool:
         """Whether ``inode`` stands for a tag that changes with the content, as object stores have it. On the web it need not."""
         return bool(self.inode) and is_url(self.path) and scheme_of(self.path) in BUCKET_SCHEMES
@@ -326,7 +331,7 @@ def _ended(reading: Reading, kind: str, seen: Seen | None, rows: int) -> Ended |
         sha256 = reading.digest.hexdigest() if reading.digest is not None else None
         known = Known(rows, reading.lines, reading.bytes, sha256, reading.digest)
         return Ended(known, reading.is_extensible, _seen_now(reading.path, kind) == seen)
-    sha256 = digest(reading.path).hexdigest()
+    sha256 = None if seen.is_told_by_tag else digest(reading.path).hexdigest()
     return Ended(Known(rows, 0, seen.size, sha256), False, True) if _is_still(reading.path, kind, seen) else None
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 LEAST_BYTES, MOST_BYTES = 256 << 10, 8 << 20
+TAIL_BYTES = 64 << 10  # in which readers of Parquet look for the footer
 
 # The bytes from the first of these positions to the second, which is not among them.
 Fetch = Callable[[int, int], bytes]

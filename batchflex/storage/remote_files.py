@@ -20,11 +20,12 @@ from typing import IO, Any, NamedTuple, cast
 from ..config import StorageSection
 from ..core import scheme_of, url_name, without_signature
 from .object_store import ObjectStore
-from .ranges import RangeFile
+from .ranges import LEAST_BYTES, TAIL_BYTES, RangeFile
 from .remote_errors import RemoteError, RemoteNotFound, explaining
 
 _LOOKED_S = 10.0  # what was found out about a file holds so long; a range of a file that has changed meanwhile is refused anyway
 _COPIED_AT_ONCE = 1 << 20
+_KEPT_BYTES = 64 << 20
 
 
 class Facts(NamedTuple):
@@ -45,14 +46,37 @@ class RemoteStat(NamedTuple):
     st_ctime_ns: int
 
 
+class Ends:
+    """The beginnings and the ends of files, which are looked at several times: the header of a table, the footer of Parquet. Of
+    files that were found together, as far as there is room for them."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[RemoteFile, Facts, int], bytes] = {}
+        self._room = _KEPT_BYTES
+
+    def read(self, file: RemoteFile, facts: Facts, begin: int, end: int, *, of_tail: bool) -> bytes | None:
+        """The bytes from ``begin`` to ``end`` if they are all at the beginning, or with ``of_tail`` at the end; else ``None``."""
+        first = max(0, facts.size - TAIL_BYTES) if of_tail else 0
+        last = facts.size if of_tail else min(LEAST_BYTES, facts.size)
+        if begin < first or end > last:
+            return None
+        if (data := self._found.get((file, facts, first))) is None or len(data) < end - first:
+            data = file._read(first, last, facts)
+            if len(data) <= self._room:
+                self._room -= len(data)
+                self._found[file, facts, first] = data
+        return data[begin - first : end - first]
+
+
 class RemoteFile(ABC):
     """One file, by its URL. Two are the same if their URLs are, whatever signs these. Nothing is asked for before it is needed.
 
     Failures are :class:`OSError`, whose ``strerror`` says what to do.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, ends: Ends | None = None) -> None:
         self.url = url
+        self._ends = ends or Ends()
         self._shown = without_signature(url)
         self._facts: Facts | None = None
         self._looked_at = 0.0
@@ -124,7 +148,13 @@ class RemoteFile(ABC):
         :raises OSError: as :meth:`facts`.
         """
         facts = self.facts()
-        raw = RangeFile(lambda begin, end: self._read(begin, end, facts), facts.size, ahead=ahead)
+
+        def fetch(begin: int, end: int) -> bytes:
+            if (kept := self._ends.read(self, facts, begin, end, of_tail=not ahead)) is not None:
+                return kept
+            return self._read(begin, end, facts)
+
+        raw = RangeFile(fetch, facts.size, ahead=ahead)
         return cast(IO[bytes], raw if buffering == 0 else io.BufferedReader(raw))
 
     def copied(self) -> Path:
@@ -203,6 +233,7 @@ class Listing:
 
     def __init__(self, bucket: InputBucket, prefix: str) -> None:
         self.bucket = bucket
+        self.ends = Ends()
         self._prefix = prefix
         self._looked_at = 0.0
         self._found: dict[str, Facts] = {}
@@ -224,7 +255,7 @@ class BucketFile(RemoteFile):
     """An object; one that was found by listing is looked at with the others."""
 
     def __init__(self, bucket: InputBucket, key: str, listing: Listing | None = None) -> None:
-        super().__init__(f"{bucket.root}/{key}")
+        super().__init__(f"{bucket.root}/{key}", None if listing is None else listing.ends)
         self._bucket, self.key, self._listing = bucket, key, listing
 
     def _look(self) -> Facts:

@@ -260,11 +260,18 @@ def test_of_parquet_only_what_is_needed_is_fetched(bucket: Bucket, endpoint: Cou
         f'[input]\npath = "s3://{bucket.name}/t.parquet"\ncarry = ["stars"]\n[prompt]\nuser = "{{{{ text }}}}"\n'
     )
     with relay(bucket.server.port) as counter:
-        ended = run(job, endpoint, tmp_path / "out", "--limit", 400, "--set", f"storage.endpoint={counter.url}")
+        through = ("--set", f"storage.endpoint={counter.url}")
+        ended = run(job, endpoint, tmp_path / "out", "--limit", 400, *through)
         assert ended.code == 0, ended
-        first = counter.bytes
-        assert first < 0.1 * total
-    assert table(tmp_path / "out")["stars"].to_list() == list(range(400))
+        assert counter.bytes < 150_000 < 0.1 * total, "two row groups of ten, and of these three columns of four"
+        assert run(job, endpoint, tmp_path / "out", *through).code == 0
+        assert counter.bytes < 0.1 * total, "and all of these columns"
+        place(bucket, "t.parquet", stream.getvalue())
+        before = counter.bytes
+        ended = run(job, endpoint, tmp_path / "out", *through)
+        assert ended.code == 0 and "has changed" not in ended.err, "written again, it has the same tag"
+        assert counter.bytes - before < 150_000 and endpoint.stats()["requests"] == rows
+    assert table(tmp_path / "out")["stars"].to_list() == list(range(rows))
     with relay(bucket.server.port) as counter:
         assert run(f"s3://{bucket.name}/t.parquet", endpoint, tmp_path / "2", "--prompt", "{{ text }}", "--limit", 1,
                    "--set", f"storage.endpoint={counter.url}").code == 0  # fmt: skip
