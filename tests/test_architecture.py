@@ -160,9 +160,15 @@ def test_journal_and_parts_do_not_know_of_each_other() -> None:
 
 
 def test_only_what_talks_to_servers_knows_httpx() -> None:
-    """The webhook sends from a thread beside a run or after it, where an event loop's connections are of no use."""
+    """The webhook sends from a thread beside a run or after it, where an event loop's connections are of no use.
+    So does planning, for the files that it reads from the web."""
     here = ("client", "transport", "connection", "http1", "file_fetcher")
-    assert users_of("httpx") == {*(f"endpoint.{name}" for name in here), "notify.webhook"}
+    assert users_of("httpx") == {
+        *(f"endpoint.{name}" for name in here),
+        "notify.webhook",
+        "storage.web_files",
+        "storage.web_session",
+    }
 
 
 def test_only_the_connections_know_their_parser() -> None:

@@ -10,8 +10,18 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..config import HOSTED, LABEL, build, commented, environment_of, label_schema, path_variables, tables_of
-from ..core import BatchflexError, JobError, count, one_line
+from ..config import (
+    HOSTED,
+    LABEL,
+    StorageSection,
+    build,
+    commented,
+    environment_of,
+    label_schema,
+    path_variables,
+    tables_of,
+)
+from ..core import BatchflexError, JobError, count, is_url, one_line, without_signature
 from ..plan import InputSample, Prompt, missing_column, sample_of
 from . import output
 from .job_options import FORMAT, given_settings, is_job_file
@@ -45,7 +55,9 @@ def made(options: argparse.Namespace, ask: Ask | None) -> JobFile:
     spec = options.spec or _input(ask)
     if is_job_file(spec):
         raise JobError(f"{spec} is a job file already; init makes one for an input")
-    sample = sample_of(spec, _said_of_input(settings))
+    sample = sample_of(spec, _said_of_input(settings), _storage(settings))
+    if without_signature(spec) != spec:
+        notes.append('what signs the address is not written: name a variable that has it all, as path = "${NAME}"')
     if sample.rows and ask is not None:
         output.say(f"  {_described(sample)}")
     if not sample.has_requests and "prompt.user" not in given and "prompt.messages" not in given:
@@ -228,6 +240,8 @@ def _tables(
 
 def _relative(spec: str, path: Path) -> str:
     """The input as the job file names it: from its own folder, unless it is absolute."""
+    if is_url(spec):
+        return without_signature(spec)
     if Path(spec).is_absolute() or spec.startswith("~"):
         return spec
     return os.path.relpath(spec, path.parent)
@@ -261,7 +275,7 @@ def _name_models(sample: InputSample) -> bool:
 
 
 def _name(spec: str) -> str:
-    path = Path(spec)
+    path = Path(without_signature(spec).partition("?")[0] if is_url(spec) else spec)
     stem = path.name.split(".")[0]
     plain = path.parent.name if any(sign in stem for sign in "*?[") else stem
     return re.sub(r"[^A-Za-z0-9._-]+", "-", plain).strip("-._")[:100] or "job"
@@ -269,6 +283,15 @@ def _name(spec: str) -> str:
 
 def _said_of_input(settings: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     return {place.removeprefix("input."): value for place, value in settings if place.startswith("input.")}
+
+
+def _storage(settings: Sequence[tuple[str, Any]]) -> StorageSection:
+    """What is set of how buckets are reached. What is wrong with that is told when the job is checked."""
+    said = tables_of([(place, value) for place, value in settings if place.startswith("storage.")])
+    try:
+        return StorageSection(**said.get("storage", {}))
+    except ValueError:
+        return StorageSection()
 
 
 def _fields(names: Sequence[str]) -> dict[str, Any]:

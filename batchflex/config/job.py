@@ -15,7 +15,7 @@ import msgspec
 from pydantic import AfterValidator, Field, PrivateAttr, model_validator
 
 from ..attachments import fault_in
-from ..core import copy_of, is_bucket
+from ..core import copy_of, is_bucket, without_signature
 from ..protocol import CHAT, Model, Policy, Route, pydantic_models, schema_of, unwritable
 from . import dated_path, toml
 from .choices import choices_fault
@@ -287,6 +287,10 @@ class Job(Section):
         that have a date each it describes one."""
         plain = self.model_dump(exclude_none=True)
         plain["job"].pop("keep_runs", None)
+        if (path := plain["input"].get("path")) is not None:  # what signs a URL is no part of what it names, and secret
+            plain["input"]["path"] = (
+                without_signature(path) if isinstance(path, str) else [without_signature(each) for each in path]
+            )
         plain["answer"].pop("choices", None)  # params.response_format says it
         if self.sweep.order == "auto":
             del plain["sweep"]["order"]

@@ -16,7 +16,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
-from ..core import JobError, Redactor, did_you_mean, is_bucket, redacted
+from ..core import JobError, Redactor, did_you_mean, is_bucket, is_url, redacted, url_name, without_signature
 from ..protocol import CHAT, HALF, halves_in, pydantic_models
 from . import dated_path, path_variables, toml
 from .choices import put_choices
@@ -44,6 +44,8 @@ def read(spec: str | Path, settings: Sequence[tuple[str, Any]] = (), *, moment: 
 
     :raises JobError: if it is neither, or naming every mistake.
     """
+    if is_url(str(spec)):
+        return _of_url(str(spec), settings, moment)
     path = Path(spec)
     if path.suffix.lower() == ".toml":
         return load(path, settings, moment=moment)
@@ -67,6 +69,26 @@ def read(spec: str | Path, settings: Sequence[tuple[str, Any]] = (), *, moment: 
     data = path_variables.literal({"job": {"name": name}, "input": {"path": str(path), **carried}})
     environment = environment_of(data, settings, Path())
     return build(data, settings, environment=environment, moment=moment, spec=str(spec))
+
+
+def _of_url(url: str, settings: Sequence[tuple[str, Any]], moment: datetime.datetime | None) -> Job:
+    """The job of requests, or of a table, in a bucket or on the web."""
+    path, shown = url_name(url), without_signature(url)
+    plain = path.name.lower().removesuffix(".gz").removesuffix(".zst")
+    has_prompt = any(place.startswith("prompt.") for place, _ in settings)
+    if plain.endswith(".toml"):
+        raise JobError(f"a job file is read from this machine: copy {shown} here")
+    if plain.endswith(_TABLES) and not has_prompt:
+        raise JobError(
+            f"{shown} is a table, and needs a prompt made of its columns: --prompt '… {{{{ name_of_a_column }}}}', or a job "
+            "file (.toml) with one"
+        )
+    stem = path.name.split(".")[0]
+    parts = [part for part in url.partition("://")[2].rstrip("/").split("/")[1:-1] if not any(c in part for c in "*?[")]
+    name = (parts[-1] if parts else "") if any(c in stem for c in "*?[") else stem
+    carried = {"carry": "*"} if has_prompt else {}
+    data = path_variables.literal({"job": {"name": _name_from(name)}, "input": {"path": url, **carried}})
+    return build(data, settings, environment=environment_of(data, settings, Path()), moment=moment, spec=shown)
 
 
 def _name_from(text: str) -> str:
@@ -194,6 +216,8 @@ def changed(job: Job, settings: Sequence[tuple[str, Any]]) -> Job:
     :raises JobError: naming every mistake at once.
     """
     data = job.resolved() | {"notify": job.notify.model_dump(exclude_none=True)}
+    if job.input.path is not None:  # with what signs a URL, which is left out of what is written
+        data["input"]["path"] = path_variables.literal({"input": {"path": job.input.path}})["input"]["path"]
     places = {place for place, _ in settings}
     if "answer.choices" in places and job.answer.choices is not None:
         del data["params"]["response_format"]

@@ -10,7 +10,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from ..core import Redactor
+from ..core import Redactor, is_url
 from . import path_variables
 from .mistake_messages import KEY_HINT, SECRET_NAME, Mistake
 
@@ -100,6 +100,10 @@ def _is_of_variables(steps: tuple[str, ...], text: str) -> bool:
 def _has_the_shape(value: str, steps: tuple[str, ...]) -> bool:
     if not steps or _is_prose(steps) or steps[-1] == "api_key_env":  # its own message is better
         return False
+    if steps[:2] == ("input", "path") and is_url(
+        value
+    ):  # an address may be signed, for some hours; nobody writes that down
+        value = value.partition("?")[0]
     return bool(_VALUE.search(value) or (_WHOLE.fullmatch(value) and not _NAMES & {*steps}))
 
 

@@ -65,6 +65,14 @@ if TYPE_CHECKING:
     )
     from .frames import frame_of as frame_of
     from .gil import GilYield as GilYield
+    from .input_urls import (
+        BUCKET_SCHEMES as BUCKET_SCHEMES,
+        WEB_SCHEMES as WEB_SCHEMES,
+        is_url as is_url,
+        scheme_of as scheme_of,
+        url_name as url_name,
+        without_signature as without_signature,
+    )
     from .message import Message as Message
     from .near_paths import did_you_mean as did_you_mean, nearest as nearest
     from .redact import Redactor as Redactor, redacted as redacted

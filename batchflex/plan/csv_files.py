@@ -5,22 +5,22 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from ..core import InputError, Row
 from .csv_dialect import Dialect, parser, shown, sniffed
+from .input_file import InputFile
 from .reading import BLOCK_BYTES, DAMAGED, PROGRESS_ROWS, Every, Fault, Reading, Rows, suffix
 
 _SNIFFED_BYTES = 1 << 18
 _NEAR = 12  # characters shown before a byte that cannot be decoded
 
 
-def usual_separator(path: Path) -> str:
+def usual_separator(path: InputFile) -> str:
     return "\t" if suffix(path) == ".tsv" else ","
 
 
-def beginning(path: Path) -> bytes:
+def beginning(path: InputFile) -> bytes:
     """As much of a file as its dialect is told from.
 
     :raises InputError: if it cannot be read.
@@ -33,7 +33,7 @@ def beginning(path: Path) -> bytes:
         raise InputError(f"{path}: the header cannot be read: {error}") from None
 
 
-def dialect(path: Path, start: bytes, separator: str | None = None, encoding: str | None = None) -> Dialect:
+def dialect(path: InputFile, start: bytes, separator: str | None = None, encoding: str | None = None) -> Dialect:
     """The dialect of the file that begins so; ``separator`` and ``encoding`` are those that the job names."""
     return sniffed(start, usual_separator(path), separator, encoding, is_whole=len(start) < _SNIFFED_BYTES)
 
@@ -59,7 +59,7 @@ def _lines(text: io.TextIOWrapper, reading: Reading, dialect: Dialect) -> Iterat
             yield line
 
 
-def csv_header(path: Path, how: Dialect | None = None) -> list[str]:
+def csv_header(path: InputFile, how: Dialect | None = None) -> list[str]:
     """:raises InputError: if the file has no header that can be read."""
     reading = Reading(path, how=how)
     dialect = _dialect_of(reading)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any, NamedTuple
 
 from ..core import InputError
 from . import arrow_files, csv_files, json_files, spreadsheets
 from .csv_dialect import Dialect
+from .input_file import InputFile
 from .reading import PACKED, Fault, Reading, Rows, suffix
 
 _ENDINGS = {
@@ -28,9 +29,9 @@ class Format(NamedTuple):
 
     read: Callable[[Reading, int, int, Any], Iterator[Rows]]
     is_text: bool = False
-    columns: Callable[[Path, Any], list[str]] | None = None
-    schema: Callable[[Path, Any], Any] | None = None
-    rows: Callable[[Path, Any], int] | None = None
+    columns: Callable[[InputFile, Any], list[str]] | None = None
+    schema: Callable[[InputFile, Any], Any] | None = None
+    rows: Callable[[InputFile, Any], int] | None = None
 
 
 FORMATS = {
@@ -68,7 +69,7 @@ class Settings(NamedTuple):
 
 
 # By path, beginning and what it seems to be: the dialect that a file has been read in before, if it begins as it did then.
-Remembered = Callable[[Path, bytes, Dialect], Dialect | None]
+Remembered = Callable[[InputFile, bytes, Dialect], Dialect | None]
 
 
 class Opening(NamedTuple):
@@ -82,7 +83,7 @@ class Opening(NamedTuple):
     beginning: bytes = b""
 
 
-def opening(path: Path, settings: Settings, remembered: Remembered) -> Opening:
+def opening(path: InputFile, settings: Settings, remembered: Remembered) -> Opening:
     """
     :raises InputError: if the kind of a file cannot be told, or it is not of that kind.
     """
@@ -107,7 +108,7 @@ def opening(path: Path, settings: Settings, remembered: Remembered) -> Opening:
     return Opening(kind, how, ", ".join(told.values()) or None, tuple(told), start)
 
 
-def _kind(path: Path, given: str) -> str:
+def _kind(path: InputFile, given: str) -> str:
     kind = given if given != "auto" else _ENDINGS.get(suffix(path))
     if kind is None:
         raise InputError(
@@ -119,18 +120,18 @@ def _kind(path: Path, given: str) -> str:
     return kind
 
 
-def is_known(path: Path) -> bool:
+def is_known(path: InputFile | PurePath) -> bool:
     """Whether the name of a file says what it is."""
     return suffix(path) in _ENDINGS
 
 
-def may_grow(path: Path, kind: str) -> bool:
+def may_grow(path: InputFile | PurePath, kind: str) -> bool:
     """Whether rows can be appended to a file without changing what is there."""
     known = FORMATS.get(kind)
     return (known is None or known.is_text) and path.suffix.lower() not in PACKED
 
 
-def whole(path: Path, kind: str, begin: int, end: int) -> int:
+def whole(path: InputFile, kind: str, begin: int, end: int) -> int:
     """Where a file that goes to the byte ``end`` for now ends without a last line that is being written; ``begin`` at least.
     A last line without line break may be whole in JSONL, where that can be seen.
 

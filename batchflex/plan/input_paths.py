@@ -6,28 +6,36 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ..config import Job, absent_input, input_path
-from ..core import InputError
+from ..config import Job, StorageSection, absent_input, input_path
+from ..core import InputError, is_url, without_signature
 from .formats import ENDINGS, is_known
+from .input_file import InputFile
+from .remote_paths import INFO, NO_DATA, SPLITS, STATE, expand_url
 
 _SHOWN_FILES = 8
-# What lies beside the data in folders that the library "datasets" makes, and in snapshots of its hub.
-_INFO, _STATE, _SPLITS = "dataset_info.json", "state.json", "dataset_dict.json"
-_NO_DATA = {_INFO, _SPLITS, "dataset_infos.json"}
 
 
 def require_input(job: Job) -> None:
-    """See to it that there is something at each path of the input, without reading it.
+    """See to it that there is something at each path of the input, without reading it. Of one that is not on this machine its
+    store or server is asked.
 
     :raises InputError: if there is not.
     """
     for pattern in _patterns(job.input.path):
-        _require(pattern)
+        if is_url(pattern):
+            _expanded_url(pattern, job.storage)
+        else:
+            _require(pattern)
+
+
+def _expanded_url(url: str, storage: StorageSection) -> list[InputFile]:
+    try:
+        return [*expand_url(url, storage)]
+    except OSError as error:
+        raise InputError(f"the input {without_signature(url)} cannot be read: {error.strerror or error}") from None
 
 
 def _require(pattern: str) -> Path:
-    if "://" in pattern:
-        raise InputError(f"the input {pattern} is not on this machine; copy it here and name the file in input.path")
     if (fault := absent_input(pattern)) is not None:
         raise InputError(fault)
     path = input_path(pattern)
@@ -41,13 +49,16 @@ def _patterns(paths: str | list[str] | None) -> list[str]:
     return [paths] if isinstance(paths, str) else paths or []
 
 
-def expand(paths: str | list[str]) -> list[Path]:
-    """The files that paths, folders and patterns stand for, each once.
+def expand(paths: str | list[str], storage: StorageSection = StorageSection()) -> list[InputFile]:  # noqa: B008 - immutable
+    """The files that paths, folders, patterns and URLs stand for, each once.
 
     :raises InputError: if there is none, or one of them cannot be read as a file.
     """
-    found: dict[Path, None] = {}
+    found: dict[InputFile, None] = {}
     for pattern in _patterns(paths):
+        if is_url(pattern):
+            found |= dict.fromkeys(_expanded_url(pattern, storage))
+            continue
         try:
             found |= dict.fromkeys(_named(pattern))
         except OSError as error:
@@ -56,9 +67,10 @@ def expand(paths: str | list[str]) -> list[Path]:
 
 
 def input_files(job: Job) -> set[Path]:
-    """The files that the job reads its rows from, as far as they are still there; links followed."""
+    """The files of this machine that the job reads its rows from, as far as they are still there; links followed."""
     try:
-        return {path.resolve() for path in expand(job.input.path or [])}
+        here = [path for path in _patterns(job.input.path) if not is_url(path)]
+        return {path.resolve() for path in expand(here) if isinstance(path, Path)}
     except InputError:
         return set()
 
@@ -84,7 +96,7 @@ def _in_folder(folder: Path) -> list[Path]:
     outputs = {
         run.parent for run in folder.rglob("run.json") if run.parent != folder and (run.parent / "parts").is_dir()
     }
-    data_sets = {state.parent: _shards(state) for state in folder.rglob(_STATE) if state.with_name(_INFO).is_file()}
+    data_sets = {state.parent: _shards(state) for state in folder.rglob(STATE) if state.with_name(INFO).is_file()}
     here = sorted(
         path
         for path in folder.rglob("*")
@@ -99,9 +111,9 @@ def _in_folder(folder: Path) -> list[Path]:
 
 def _splits(folder: Path) -> list[str]:
     """The splits of a data set that was saved whole."""
-    if not (folder / _SPLITS).is_file():
+    if not (folder / SPLITS).is_file():
         return []
-    named = _json(folder / _SPLITS).get("splits")
+    named = _json(folder / SPLITS).get("splits")
     names = named if isinstance(named, list) else []
     return [name for name in names if isinstance(name, str) and (folder / name).is_dir()]
 
@@ -137,7 +149,7 @@ def _contents(folder: Path) -> str:
     return f"{', '.join(names[:_SHOWN_FILES])}{more}" if names else "nothing in it"
 
 
-def splits_note(paths: Sequence[Path]) -> str | None:
+def splits_note(paths: Sequence[InputFile]) -> str | None:
     """A sentence if files of a hub's snapshot that are read together are of several splits: ``train-00000-of-00002.parquet``."""
     found: dict[str, None] = {}
     for path in paths:
@@ -154,7 +166,7 @@ def splits_note(paths: Sequence[Path]) -> str | None:
 
 
 def _is_input(path: Path, folder: Path) -> bool:
-    return not _is_hidden(path, folder) and is_known(path) and path.name not in _NO_DATA and path.is_file()
+    return not _is_hidden(path, folder) and is_known(path) and path.name not in NO_DATA and path.is_file()
 
 
 def _is_hidden(path: Path, folder: Path) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from ..config import StorageSection
 from ..core import Row
 from .formats import Opening, Settings
 from .reading import Fault
@@ -81,12 +82,15 @@ class InputSample(NamedTuple):
 _IDS = ("key", "uuid", "number", "no", "nr")
 
 
-def sample_of(path: str | list[str], said: Mapping[str, Any] = _NOTHING) -> InputSample:
-    """Read the first rows of an input, as ``said`` under ``[input]`` of a job.
+def sample_of(
+    path: str | list[str], said: Mapping[str, Any] = _NOTHING, storage: StorageSection | None = None
+) -> InputSample:
+    """Read the first rows of an input, as ``said`` under ``[input]`` of a job, and under ``[storage]``.
 
     :raises InputError: if there is none, or it cannot be read.
     """
-    source = Source(path, Settings(**{name: said[name] for name in Settings._fields if name in said}))
+    settings = Settings(**{name: said[name] for name in Settings._fields if name in said})
+    source = Source(path, settings, storage=storage or StorageSection())
     block = next(iter(source.blocks(_ROWS)), None)
     rows = [] if block is None else [row for row in block.rows if not isinstance(row, Fault)]
     columns = source.columns() or list(dict.fromkeys(name for row in rows for name in row))

@@ -9,12 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from functools import partial
-from pathlib import Path
 from typing import IO
 
 import msgspec
 
 from ..core import InputError, Row
+from .input_file import InputFile
 from .reading import BLOCK_BYTES, DAMAGED, NEWLINE, PROGRESS_ROWS, Every, Fault, Reading, Rows, wanted
 
 _decode = msgspec.json.Decoder().decode
@@ -135,7 +135,7 @@ _AT_ONCE = 1 << 20
 _START = 1 << 12  # bytes within which something has to begin
 
 
-def is_list(path: Path) -> bool:
+def is_list(path: InputFile) -> bool:
     """Whether a file of JSON is one list of objects, or one object that has it, rather than an object a line.
 
     :raises InputError: if it cannot be read.

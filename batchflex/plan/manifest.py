@@ -23,6 +23,7 @@ from ..storage import OPEN, Folder, Span, append
 from .csv_dialect import Dialect, separated, shown
 from .csv_files import usual_separator
 from .formats import whole
+from .input_file import InputFile, full_path
 from .reading import digest
 from .source import Ended, Known, Seen, Signature, escaped_name, is_young
 
@@ -94,7 +95,7 @@ class Found(NamedTuple):
 # What a job says of the separator and the encoding of its CSV files.
 Said = tuple[str | None, str | None]
 # A CSV file, its dialect, and its beginning.
-Written = tuple[Path, Dialect, bytes]
+Written = tuple[InputFile, Dialect, bytes]
 Entry = Remembered | Begun | Planned | Since | Sniffed | FileFacts
 _decode = msgspec.json.Decoder(Entry).decode
 
@@ -152,7 +153,7 @@ class Inputs:
         read = self._files.get(_full(seen.path))
         return read is not None and read.extensible and seen.may_grow and read.bytes < seen.size
 
-    def dialect(self, path: Path, beginning: bytes, seems: Dialect, said: Said) -> Dialect | None:
+    def dialect(self, path: InputFile, beginning: bytes, seems: Dialect, said: Said) -> Dialect | None:
         """The dialect that a CSV file was read in, if it begins as it did then; ``None`` if nothing is known of it. Reads it if a
         version before, which knew but one dialect, has."""
         line = self._dialects.get((_full(str(path)), said))
@@ -177,40 +178,40 @@ class Inputs:
             found.append(f"{path.name} was {_written(was)}, and is {_written(now)} now")
         return found
 
-    def find(self, seen: Signature) -> list[Found]:
-        """The files of an input beside what is remembered of them. Reads those that were touched or have grown."""
+    def find(self, seen: Signature, files: Sequence[InputFile] | None = None) -> list[Found]:
+        """The ``files`` of an input (``None``: those of the paths) beside what is remembered of them. Reads those that were
+        touched or have grown."""
         found = []
-        for each in seen:
-            known, note = self._known_of(each)
+        for each, file in zip(seen, files or [Path(each.path) for each in seen], strict=True):
+            known, note = self._known_of(each, file)
             spans: tuple[Span, ...] = ()
             if known is not None:
                 remembered = self._files[_full(each.path)]
                 spans = remembered.spans or (Span(_new_id(), remembered.rows),)  # versions before had none
-            size = self._whole(each, known)
+            size = self._whole(each, file, known)
             if known is None or known.bytes < size:
                 spans += (Span(self._id_of_rest(each), OPEN),)
             found.append(Found(spans, known, note, size))
         return found
 
-    def _whole(self, seen: Seen, known: Known | None) -> int:
+    def _whole(self, seen: Seen, file: InputFile, known: Known | None) -> int:
         """The bytes of a file without a last line that may be half a row. Rows are appended to a file that has grown, and to a
         JSONL file that was moved or has taken the place of another; any other is damaged if it ends so."""
         if not seen.may_grow or (known is None and seen.format != "jsonl") or (known and seen.size <= known.bytes):
             return seen.size
         try:
-            found = whole(Path(seen.path), seen.format, known.bytes if known else 0, seen.size)
-            return found if known or found == seen.size or self._has_grown_elsewhere(seen) else seen.size
+            found = whole(file, seen.format, known.bytes if known else 0, seen.size)
+            return found if known or found == seen.size or self._has_grown_elsewhere(seen, file) else seen.size
         except OSError:
             return seen.size
 
-    def _has_grown_elsewhere(self, seen: Seen) -> bool:
+    def _has_grown_elsewhere(self, seen: Seen, file: InputFile) -> bool:
         """Whether a file of this path was read to its end and held something else, or one of another path the beginning of this.
 
         :raises OSError: if the file cannot be read.
         """
-        path = Path(seen.path)
         return _full(seen.path) in self._files or any(
-            digest(path, each.bytes).hexdigest() == each.sha256
+            digest(file, each.bytes).hexdigest() == each.sha256
             for each in self._files.values()
             if each.extensible and each.format == seen.format and 0 < each.bytes <= seen.size
         )
@@ -222,20 +223,21 @@ class Inputs:
             return begun.id
         return _new_id()
 
-    def _known_of(self, seen: Seen) -> tuple[Known | None, str | None]:
+    def _known_of(self, seen: Seen, file: InputFile) -> tuple[Known | None, str | None]:
         before = self._files.get(_full(seen.path))
         if before is None or before.format != seen.format:
             return None, None
         known = Known(before.rows, before.lines, before.bytes, before.sha256)
-        if before.signature == seen[2:]:
+        same_tag = seen.has_tag and before.signature is not None and before.signature[:2] == seen[2:4]
+        if before.signature == seen[2:] or same_tag:
             return known, None
-        name = Path(seen.path).name
+        name = file.name
         if seen.size < before.bytes:
             return None, f"{name} is shorter than it was: {before.bytes:,} bytes then, {seen.size:,} now"
         has_grown = seen.size > before.bytes
         if not has_grown or (before.extensible and seen.may_grow):
             try:
-                now = digest(Path(seen.path), before.bytes)
+                now = digest(file, before.bytes)
             except OSError:
                 return None, None
             if now.hexdigest() == before.sha256:
@@ -339,7 +341,7 @@ def _new_id() -> int:
 
 
 def _full(path: str) -> str:
-    return escaped_name(str(Path(path).absolute()))
+    return escaped_name(full_path(path))
 
 
 def _lines(path: Path) -> Iterator[bytes]:

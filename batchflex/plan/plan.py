@@ -6,7 +6,6 @@ import hashlib
 import secrets
 import time
 from collections.abc import Callable, Collection, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -18,6 +17,7 @@ from .csv_dialect import Dialect
 from .dated_outputs import since
 from .formats import Settings
 from .frame_input import FrameInput
+from .input_file import InputFile, beside
 from .manifest import Inputs, Written
 from .planner import Answered, Passed, Planner, SharedId, points
 from .rows import Itemizer
@@ -67,6 +67,7 @@ class Plan:
             without=job.out,
             counts=counts,
             remembered=self._dialect_before,
+            storage=job.storage,
         )
         self._made = time.time_ns()
         self._signature = self._source.seen()
@@ -95,6 +96,7 @@ class Plan:
             for note in self._file_notes:  # if it was read otherwise than it is meant, that is why
                 error.add_note(note)
             raise
+        self._source.needs = self._itemizer.needs(self._source.columns())
         # Called now and then with a sentence, by whatever thread goes through the plan, while files that rows name are read.
         self.tell: Callable[[str], object] | None = None
         self._told_at = time.monotonic()
@@ -106,7 +108,7 @@ class Plan:
         """What the job says of how CSV files are written."""
         return self.job.input.separator, self.job.input.encoding
 
-    def _dialect_before(self, path: Path, beginning: bytes, seems: Dialect) -> Dialect | None:
+    def _dialect_before(self, path: InputFile, beginning: bytes, seems: Dialect) -> Dialect | None:
         """How a CSV file was read in the folder of this job, so that rows which are added to it change nothing."""
         if self._before is None:
             self._before = Inputs(Folder(self.job.out))
@@ -202,13 +204,14 @@ class Plan:
         self._remembers = remember
         self._inputs = Inputs(folder)
         self._itemizer.finder.know(self._inputs.attached)
-        found = self._inputs.find(self._signature)
+        found = self._inputs.find(self._signature, [path for path, _ in self._source.files])
         shape = self._shape()
         self._ids = [each.spans for each in found]
         self._spans = [shaped(each.spans, shape) for each in found]
         self._source.known = [each.known for each in found]
         pairs = list(zip(found, self._signature, strict=True))
-        self.left = [Path(seen.path).name for each, seen in pairs if each.bytes < seen.size]
+        names = [path.name for path, _ in self._source.files]
+        self.left = [name for (each, seen), name in zip(pairs, names, strict=True) if each.bytes < seen.size]
         self._signature = tuple(seen._replace(size=each.bytes) for each, seen in pairs)
         changed = self._inputs.dialect_notes(self._dialects(), self._said)
         return [each.note for each in found if each.note is not None] + changed
@@ -280,7 +283,7 @@ class Plan:
         planner = Planner(self.job, seen, self._default_model, partial=passed is not None, answered=answered)
         limit = self.job.input.limit
 
-        def on_change(path: Path) -> None:
+        def on_change(path: InputFile) -> None:
             if passed is not None:
                 raise InputError(f"{path} {_CHANGED}")
             self._signature = None
@@ -288,8 +291,8 @@ class Plan:
         size = max(1, _BLOCK_REQUESTS // self.per_item)
         for block in self._source.blocks(size, rows, self._signature, on_change, self._note_end):
             spans = self._spans[block.number] if self._spans and self._signature is not None else ()
-            beside = self._source.files[block.number][0].parent if self._source.files else None
-            items = self._itemizer.items(block, former=answered is not None, spans=spans, beside=beside)
+            folder = beside(self._source.files[block.number][0]) if self._source.files else None
+            items = self._itemizer.items(block, former=answered is not None, spans=spans, beside=folder)
             self._remember_hashes(_HASHES_AT_ONCE)
             self._tell_of_reading(block.at[-1] + 1 if len(block.at) else 0)
             within = items if limit is None else [item for item in items if item.row < limit]

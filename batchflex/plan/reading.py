@@ -10,10 +10,12 @@ import hashlib
 import io
 import zlib
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import PurePath
 from typing import IO, Any, NamedTuple, cast
 
-from ..core import Row
+from ..core import InputError, Row
+from ..storage import RemoteError
+from .input_file import InputFile, native
 
 PACKED = (".gz", ".zst")
 BLOCK_BYTES = 4 << 20
@@ -29,6 +31,13 @@ class Fault(NamedTuple):
     """A row that cannot be read; the text says why."""
 
     text: str
+
+
+class Needs(NamedTuple):
+    """The columns that are looked at, of rows that have an id in each of ``ids``."""
+
+    columns: frozenset[str]
+    ids: tuple[str, ...]
 
 
 class Rows(NamedTuple):
@@ -60,21 +69,23 @@ class Reading(io.RawIOBase):
     Once it is read, ``lines`` and ``bytes`` are those up to where the next row would begin, and ``digest`` is of all bytes
     before that, if it was given that of what comes before ``begin``. ``is_extensible`` tells that rows which are appended to the
     file change nothing in those that were read. ``how`` is what its format has to know besides: the dialect of a CSV file, the
-    sheet of a workbook.
+    sheet of a workbook. Columns beyond those that it ``needs`` may be left out; ``None`` needs all.
     """
 
     longest_line = LONGEST_LINE
 
     def __init__(
         self,
-        path: Path,
+        path: InputFile,
         begin: int = 0,
         lines: int = 0,
         end: int | None = None,
         digest: hashlib._Hash | None = None,
         how: Any = None,
+        needs: Needs | None = None,
     ) -> None:
         self.path = path
+        self.needs = needs
         self.how = how
         self.begin = self.bytes = begin
         self.lines = lines
@@ -82,7 +93,7 @@ class Reading(io.RawIOBase):
         self.digest = digest
         self.is_extensible = False
         self._last = NEWLINE
-        self._file: io.FileIO | None = None
+        self._file: io.RawIOBase | None = None
 
     @property
     def is_packed(self) -> bool:
@@ -90,12 +101,14 @@ class Reading(io.RawIOBase):
 
     def open(self) -> IO[bytes]:
         if self.path.suffix.lower() == ".gz":
-            return cast(IO[bytes], gzip.open(self.path, "rb"))
+            unpacked = gzip.GzipFile(fileobj=(packed := self.path.open("rb")), mode="rb")
+            unpacked.myfileobj = cast(Any, packed)  # to be closed with it
+            return cast(IO[bytes], unpacked)
         if self.path.suffix.lower() == ".zst":
             import pyarrow
 
-            return io.BufferedReader(pyarrow.input_stream(str(self.path), compression="zstd"), _AT_ONCE)
-        self._file = self.path.open("rb", buffering=0)
+            return io.BufferedReader(pyarrow.input_stream(native(self.path), compression="zstd"), _AT_ONCE)
+        self._file = cast(io.RawIOBase, self.path.open("rb", buffering=0))
         self._file.seek(self.begin)
         return cast(IO[bytes], io.BufferedReader(self, _AT_ONCE))
 
@@ -161,7 +174,7 @@ class Reading(io.RawIOBase):
             self.digest = digest(self.path, self.bytes)
 
 
-def digest(path: Path, size: int | None = None) -> hashlib._Hash:
+def digest(path: InputFile, size: int | None = None) -> hashlib._Hash:
     """SHA-256 of a file, or of its first ``size`` bytes.
 
     :raises OSError: if it cannot be read.
@@ -172,6 +185,20 @@ def digest(path: Path, size: int | None = None) -> hashlib._Hash:
             found.update(data)
             size = None if size is None else size - len(data)
     return found
+
+
+def fault(path: InputFile, what: str, error: Exception) -> InputError:
+    """That a file cannot be reached, or ``what`` it is if it can be."""
+    if isinstance(error, RemoteError):
+        return InputError(f"{path} cannot be read: {error.strerror}")
+    return InputError(f"{path} {what}: {error}")
+
+
+def unread(path: InputFile, row: int, error: Exception) -> InputError:
+    """Why a file could not be read on after so many rows: it cannot be reached, or is damaged."""
+    if isinstance(error, OSError) and error.errno:
+        return InputError(f"{path} cannot be read{f' on after row {row}' if row else ''}: {error.strerror}")
+    return InputError(f"{path} is damaged somewhere after row {row}: {error}")
 
 
 def passes_all(skip: bytes, begin: int, end: int) -> bool:
@@ -190,6 +217,6 @@ def wanted(begin: int, end: int, skip: bytes | Every) -> Sequence[int]:
     return [at for at in range(begin, end) if at >= known or not skip[at]]
 
 
-def suffix(path: Path) -> str:
+def suffix(path: InputFile | PurePath) -> str:
     """``.jsonl`` of ``rows.jsonl.gz``."""
-    return Path(path.stem).suffix.lower() if path.suffix.lower() in PACKED else path.suffix.lower()
+    return PurePath(path.stem).suffix.lower() if path.suffix.lower() in PACKED else path.suffix.lower()

@@ -26,7 +26,7 @@ from ..protocol import TRANSPORT, Route
 from ..storage import Span, file_at
 from . import sharegpt
 from .frame_input import Made
-from .reading import Fault
+from .reading import Fault, Needs
 from .source import Block
 from .template_faults import TemplateFault, missing_column
 
@@ -119,6 +119,17 @@ class Itemizer:
                 f"of its columns: {', '.join(columns)}"
             )
         return mistakes
+
+    def needs(self, columns: Sequence[str] | None) -> Needs | None:
+        """What of the ``columns`` of a table is looked at; ``None`` if that is all of them, or not known."""
+        prompts = [prompt.columns for prompt in self._prompts]
+        if not prompts or columns is None or self._has_messages or self._carry == "*":
+            return None
+        if any(prompt.uses_row for prompt in self._prompts):
+            return None
+        ids = (self._id,) if self._id is not None else tuple(name for name in ("id", "custom_id") if name in columns)
+        named = {*ids, *self._params, *self._carry, *self._file_columns}
+        return Needs(frozenset(named.union(*(each or () for each in prompts))), ids) if ids else None
 
     def items(
         self, block: Block, *, former: bool = False, spans: Sequence[Span] = (), beside: Path | None = None

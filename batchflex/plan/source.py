@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..core import TIMINGS, InputError, Row
+from ..config import StorageSection
+from ..core import BUCKET_SCHEMES, TIMINGS, InputError, Row, is_url, scheme_of, url_name
 from .formats import FORMATS, Opening, Remembered, Settings, may_grow, opening
 from .frame_input import FrameInput, Made
+from .input_file import InputFile
 from .input_paths import expand, splits_note
-from .reading import DAMAGED, PACKED, Every, Fault, Reading, digest, passes_all
+from .reading import DAMAGED, PACKED, Every, Fault, Needs, Reading, digest, passes_all, unread
 
 if TYPE_CHECKING:
     import polars as pl
@@ -41,7 +43,17 @@ class Seen(NamedTuple):
     @property
     def may_grow(self) -> bool:
         """Whether rows can be appended to it without changing what is there."""
-        return may_grow(Path(self.path), self.format)
+        return may_grow(url_name(self.path) if is_url(self.path) else PurePath(self.path), self.format)
+
+    @property
+    def is_told_by_tag(self) -> bool:
+        """Whether its tag and its time are enough to know it again, so that it need not be read for its digest."""
+        return self.has_tag or (bool(self.inode) and is_url(self.path) and self.modified % 1_000_000_000 == 0)
+
+    @property
+    def has_tag(self) -> bool:
+        """Whether ``inode`` stands for a tag that changes with the content, as object stores have it. On the web it need not."""
+        return bool(self.inode) and is_url(self.path) and scheme_of(self.path) in BUCKET_SCHEMES
 
     def has_become(self, now: Seen) -> bool:
         """Whether it may be the same file still, in which the same rows come first."""
@@ -116,10 +128,12 @@ class Source:
         without: Path | None = None,
         counts: Callable[[Seen], bool] | None = None,
         remembered: Remembered = lambda path, beginning, seems: None,
+        storage: StorageSection = StorageSection(),  # noqa: B008
     ) -> None:
         self._frame = FrameInput.of(frame)
+        self.needs: Needs | None = None  # of the rows, when that is known
         self.left_out = 0
-        self.files: list[tuple[Path, str]] = []
+        self.files: list[tuple[InputFile, str]] = []
         self.openings: list[Opening] = []
         self.known: list[Known | None] = []
         if frame is not None:
@@ -128,7 +142,7 @@ class Source:
             raise InputError(
                 "the job names no input: set input.path to a file, a folder or a pattern such as 'data/*.jsonl'"
             )
-        found = expand(paths)
+        found = expand(paths, storage)
         if without is not None:
             inside = without.resolve()
             found = [p for p in found if not p.resolve().is_relative_to(inside)]
@@ -158,7 +172,7 @@ class Source:
         max_rows: int = BLOCK_ROWS,
         skip: bytes = b"",
         signed: Signature | None = None,
-        on_change: Callable[[Path], object] = lambda path: None,
+        on_change: Callable[[InputFile], object] = lambda path: None,
         on_end: Callable[[int, Ended], None] | None = None,
     ) -> Iterator[Block]:
         """The rows from the beginning, at most ``max_rows`` a block.
@@ -178,7 +192,7 @@ class Source:
         for number, (path, kind) in enumerate(self.files):
             seen = None if signed is None else signed[number]
 
-            def is_unchanged(path: Path = path, kind: str = kind, seen: Seen | None = seen) -> bool:
+            def is_unchanged(path: InputFile = path, kind: str = kind, seen: Seen | None = seen) -> bool:
                 is_still = seen is None or _is_still(path, kind, seen)
                 if not is_still:
                     on_change(path)
@@ -210,7 +224,7 @@ class Source:
                     else:
                         on_change(path)
             except DAMAGED as error:
-                raise InputError(f"{path} is damaged somewhere after row {end - first}: {error}") from error
+                raise unread(path, end - first, error) from error
             first = end
 
     @property
@@ -281,9 +295,7 @@ class Source:
             ):
                 end = read.end
         except DAMAGED as error:
-            if isinstance(error, OSError) and error.errno:
-                raise InputError(f"{path} cannot be read: {error.strerror}") from None
-            raise InputError(f"{path} is damaged somewhere after row {end}: {error}") from error
+            raise unread(path, end, error) from error
         return end
 
     def _reading(self, number: int, seen: Seen | None, known: Known | None, *, counts: bool = False) -> Reading:
@@ -292,7 +304,8 @@ class Source:
         is_text = may_grow(path, kind)
         end = seen.size if seen is not None and is_text else None
         if known is None or not is_text:
-            return Reading(path, end=end, digest=None if counts or end is None else hashlib.sha256(), how=how)
+            fresh = None if counts or end is None else hashlib.sha256()
+            return Reading(path, end=end, digest=fresh, how=how, needs=self.needs)
         so_far = None if counts or known.digest is None else known.digest.copy()
         return Reading(path, known.bytes, known.lines, end, so_far, how)
 
@@ -304,7 +317,9 @@ def escaped_name(path: str) -> str:
 
 def is_young(seen: Seen, now: int) -> bool:
     """Whether a file might be written to again without getting another time. ``now`` is in ns."""
-    return seen.newest > now - 1e9 * (_COARSE_S if seen.newest % 1_000_000_000 == 0 else TIMINGS.young_file_s)
+    return not seen.has_tag and seen.newest > now - 1e9 * (
+        _COARSE_S if seen.newest % 1_000_000_000 == 0 else TIMINGS.young_file_s
+    )
 
 
 def _ended(reading: Reading, kind: str, seen: Seen | None, rows: int) -> Ended | None:
@@ -316,7 +331,7 @@ def _ended(reading: Reading, kind: str, seen: Seen | None, rows: int) -> Ended |
         sha256 = reading.digest.hexdigest() if reading.digest is not None else None
         known = Known(rows, reading.lines, reading.bytes, sha256, reading.digest)
         return Ended(known, reading.is_extensible, _seen_now(reading.path, kind) == seen)
-    sha256 = digest(reading.path).hexdigest()
+    sha256 = None if seen.is_told_by_tag else digest(reading.path).hexdigest()
     return Ended(Known(rows, 0, seen.size, sha256), False, True) if _is_still(reading.path, kind, seen) else None
 
 
@@ -325,7 +340,7 @@ def _passes_none(skip: bytes, begin: int) -> bool:
     return skip.count(b"\0", begin) >= len(skip) - begin
 
 
-def _begins_so(path: Path, known: Known | None) -> bool:
+def _begins_so(path: InputFile, known: Known | None) -> bool:
     """Whether a file begins as is known of it, which is read for that."""
     try:
         return known is not None and known.sha256 is not None and digest(path, known.bytes).hexdigest() == known.sha256
@@ -333,7 +348,7 @@ def _begins_so(path: Path, known: Known | None) -> bool:
         return False
 
 
-def _seen(path: Path, kind: str) -> Seen:
+def _seen(path: InputFile, kind: str) -> Seen:
     try:
         stat = path.stat()
     except OSError as error:
@@ -341,14 +356,14 @@ def _seen(path: Path, kind: str) -> Seen:
     return Seen(str(path), kind, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
 
 
-def _seen_now(path: Path, kind: str) -> Seen | None:
+def _seen_now(path: InputFile, kind: str) -> Seen | None:
     try:
         return _seen(path, kind)
     except InputError:
         return None
 
 
-def _is_still(path: Path, kind: str, seen: Seen) -> bool:
+def _is_still(path: InputFile, kind: str, seen: Seen) -> bool:
     """Whether a file is as it was, or longer; one that is gone is not, though what is open can be read to its end."""
     now = _seen_now(path, kind)
     return now is not None and seen.has_become(now)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..core import InputError, Row
+from .input_file import InputFile, on_disk
 from .reading import DAMAGED, Fault, Reading, Rows, wanted
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class Sheet:
     :raises InputError: if the file is no workbook, there is no such sheet, or what reads it is not installed.
     """
 
-    def __init__(self, path: Path, wanted: str | int | None = None) -> None:
+    def __init__(self, path: InputFile, wanted: str | int | None = None) -> None:
         self._path = path
         self._stat: _Stat | None = None
         self._frame: pl.DataFrame | None = None
@@ -61,7 +61,7 @@ class Sheet:
         if not logger.handlers:  # what it says of columns without values would go to standard error
             logger.addHandler(logging.NullHandler())
         try:
-            return fastexcel.read_excel(str(self._path))
+            return fastexcel.read_excel(str(on_disk(self._path)))
         except (fastexcel.FastExcelError, *DAMAGED) as error:
             raise InputError(f"{self._path} is no workbook that can be read: {_first_line(error)}") from None
 
@@ -84,7 +84,11 @@ class Sheet:
         self._check_header()
         try:
             return pl.read_excel(
-                self._path, sheet_name=self.name, engine="calamine", infer_schema_length=None, raise_if_empty=False
+                on_disk(self._path),
+                sheet_name=self.name,
+                engine="calamine",
+                infer_schema_length=None,
+                raise_if_empty=False,
             )
         except (fastexcel.FastExcelError, pl.exceptions.PolarsError, *DAMAGED) as error:
             raise InputError(f"{self._path}, sheet {self.name!r}, cannot be read: {_first_line(error)}") from None

@@ -139,6 +139,11 @@ class Prompt:
             return None
         return (self._used | self._used_by_row) - {WHOLE_ROW}
 
+    @property
+    def uses_row(self) -> bool:
+        """Whether the templates name the row itself, be it for one of its columns."""
+        return WHOLE_ROW in self._used
+
     def missing(self, columns: Collection[str]) -> list[str]:
         """The columns that the templates need and that are not among ``columns``."""
         needed = self._used if WHOLE_ROW in columns else (self._used | self._used_by_row) - {WHOLE_ROW}

@@ -55,6 +55,13 @@ if TYPE_CHECKING:
     )
     from .record import RowContext as RowContext, with_verdict as with_verdict
     from .rejected_answers import PENDING as PENDING, RejectedAnswers as RejectedAnswers
+    from .remote_errors import RemoteError as RemoteError
+    from .remote_files import (
+        BucketFile as BucketFile,
+        InputBucket as InputBucket,
+        Listing as Listing,
+        RemoteFile as RemoteFile,
+    )
     from .results_columns import (
         JSON_COLUMNS as JSON_COLUMNS,
         Origins as Origins,
@@ -79,6 +86,7 @@ if TYPE_CHECKING:
     from .superseded import Answers as Answers
     from .table_files import ResultsFiles as ResultsFiles, ScoresFiles as ScoresFiles
     from .void_failures import Void as Void
+    from .web_files import WebFile as WebFile
     from .writer import OutcomeWriter as OutcomeWriter
 
 __all__, __getattr__, __dir__ = exports(__name__)

@@ -174,8 +174,10 @@ def test_no_input_and_remote_input():
     for paths in (None, "", []):
         with pytest.raises(InputError, match=r"set input.path to a file, a folder or a pattern"):
             Source(paths)
-    with pytest.raises(InputError, match=r"s3://b/x.parquet is not on this machine; copy it here"):
-        Source("s3://b/x.parquet")
+    with pytest.raises(
+        InputError, match=r"hdfs://b/x.parquet is not on this machine.*copy it here .*or use s3://, gs://"
+    ):
+        Source("hdfs://b/x.parquet")
 
 
 # ---------------------------------------------------------------------------------------------------- odd contents
