@@ -75,13 +75,13 @@ if TYPE_CHECKING:
     )
     from .message import Message as Message
     from .near_paths import did_you_mean as did_you_mean, nearest as nearest
-    from .redact import Redactor as Redactor, redacted as redacted
-    from .remote_paths import (
+    from .output_urls import (
         bucket_fault as bucket_fault,
         copies_folder as copies_folder,
         copy_of as copy_of,
         is_bucket as is_bucket,
     )
+    from .redact import Redactor as Redactor, redacted as redacted
     from .request_keys import KeySet as KeySet
     from .safe_text import (
         json_line as json_line,

@@ -8,21 +8,18 @@ from __future__ import annotations
 
 import datetime
 import os
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..config import StorageSection
-from ..core import MissingExtra, StorageError, redacted
-from .files import replaced
+from ..core import MissingExtra, StorageError, scheme_of
+from .files import replaced, storing
+from .remote_errors import RemoteError, explaining
 
 _REQUEST_S, _CONNECT_S, _RETRIED_S = 120, 10, 60
 _READ_BYTES = 4 << 20
-_MOST_WORDS = 300
-_TAG = re.compile(r"<(?:Code|Message)>([^<]+)<")
-_NO_CREDENTIALS = ("169.254.169.254", "metadata.google.internal", "169.254.170.2", "get_credentials")
 
 
 class Superseded(Exception):
@@ -101,7 +98,7 @@ class ObjectStore:
                     raise
                 return None
             path.parent.mkdir(parents=True, exist_ok=True)
-            with replaced(path) as stream:
+            with storing(path), replaced(path) as stream:
                 for piece in found.stream(min_chunk_size=_READ_BYTES):
                     stream.write(piece)
             tag: str = found.meta["e_tag"]
@@ -142,13 +139,11 @@ class ObjectStore:
     def _explained(self, verb: str, name: str = "") -> Iterator[None]:
         """Turn what obstore raises into a sentence that says what to do."""
         try:
-            yield
-        except Exception as error:
-            kinds = (self._obstore.exceptions.BaseError, OSError, ValueError)
-            if not isinstance(error, kinds) and not type(error).__module__.startswith(("obstore", "botocore")):
-                raise
+            with explaining(self._url, scheme_of(self._url)):
+                yield
+        except RemoteError as error:
             what = f"{verb} {name}" if name else verb
-            raise StorageError(f"{self._url}: cannot {what}: {_explanation(self._url, str(error))}") from None
+            raise StorageError(f"{self._url}: cannot {what}: {error.strerror}") from None
 
 
 def _opened(content: Path | bytes) -> AbstractContextManager[Any]:
@@ -187,28 +182,3 @@ def _credentials(scheme: str, how: dict[str, str]) -> dict[str, Any]:
     if "region" not in how and session.region_name:
         how["region"] = session.region_name
     return {"credential_provider": Boto3CredentialProvider(session)}
-
-
-def _explanation(url: str, said: str) -> str:
-    scheme, _, rest = url.partition("://")
-    bucket = rest.partition("/")[0]
-    if "NoSuchBucket" in said or "ContainerNotFound" in said or "The specified bucket does not exist" in said:
-        return f"there is no bucket {bucket}; make it, or name another in job.out"
-    if any(sign in said for sign in _NO_CREDENTIALS):
-        return f"no credentials were found; {_HOW_TO_SIGN.get(scheme, _HOW_TO_SIGN['s3'])}"
-    codes = ", ".join(dict.fromkeys(_TAG.findall(said)))
-    if re.search(r"\b40[13]\b|AccessDenied|Unauthenticated|Permission", said):
-        words = f" ({redacted(codes)[:_MOST_WORDS]})" if codes else ""
-        return f"the store refuses these credentials, or this is not allowed to them{words}"
-    if re.search(r"\b301\b|PermanentRedirect|AuthorizationHeaderMalformed", said):
-        return "the bucket is in another region; name it in storage.region or AWS_REGION"
-    if "error sending request" in said or "dns error" in said or "timed out" in said.lower():
-        return "the store cannot be reached; see whether storage.endpoint is right, then run the same command again"
-    return redacted(codes or said.strip().partition("\n")[0])[:_MOST_WORDS]
-
-
-_HOW_TO_SIGN = {
-    "s3": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE (with boto3 installed)",
-    "gs": "set GOOGLE_APPLICATION_CREDENTIALS, or run: gcloud auth application-default login",
-    "az": "set AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY, or run: az login",
-}

@@ -95,7 +95,8 @@ def _raise_explained(url: str, scheme: str, error: Exception) -> NoReturn:
         raise RemoteDenied(url, f"the store does not accept the credentials{_own_words(said)}; {sign}") from None
     if number == 403 or kind == "PermissionDeniedError":
         raise RemoteDenied(
-            url, f"access is denied{_own_words(said)}; the credentials need the right to list the bucket and to read it"
+            url,
+            f"access is denied{_own_words(said)}; the credentials need the right to list the bucket and to use it",
         ) from None
     if number in (301, 307) or "PermanentRedirect" in said or "AuthorizationHeaderMalformed" in said:
         raise RemoteError(url, "the bucket is in another region; name it in storage.region, or in AWS_REGION") from None

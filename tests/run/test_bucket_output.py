@@ -241,7 +241,7 @@ def test_while_the_store_is_away_answers_are_kept_and_it_is_said(
             wait_until(lambda: endpoint.stats()["good"] == 300, "all answers")
             done = ended(run)
         assert done.code == 3, done
-        assert done.err.count("Answers are kept in") == 1 and "refuses these credentials" in done.err
+        assert done.err.count("Answers are kept in") == 1 and "access is denied" in done.err
         proxy.fault = lambda method, path: None
         done = batchflex(*_arguments(rows, endpoint, bucket), env=here)
         assert done.code == 0, done

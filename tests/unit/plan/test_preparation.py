@@ -259,7 +259,6 @@ def test_every_section_of_a_job_shapes_the_requests_or_does_not() -> None:
         "storage",
         "score",
         "log",
-        "storage",
         "notify",
     }
     assert set(Job.model_fields) == {*SHAPING, *others}

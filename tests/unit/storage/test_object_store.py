@@ -93,14 +93,14 @@ def test_a_store_that_fails_for_a_moment_is_asked_again(bucket: Bucket) -> None:
 
 def test_what_is_wrong_is_said_with_what_to_do(bucket: Bucket, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(
-        StorageError, match=r"^s3://no-such-bucket/x: cannot read y: there is no bucket no-such-bucket; make"
+        StorageError, match=r"^s3://no-such-bucket/x: cannot read y: there is no bucket no-such-bucket; see"
     ):
         ObjectStore("s3://no-such-bucket/x", StorageSection(endpoint=bucket.server.url)).get("y")
     with pytest.raises(StorageError, match="there is no bucket"):
         ObjectStore("s3://no-such-bucket/x", StorageSection(endpoint=bucket.server.url)).list()
     with Unreliable(bucket.server) as proxy:
         proxy.fault = lambda method, path: 403
-        with pytest.raises(StorageError, match="the store refuses these credentials") as refused:
+        with pytest.raises(StorageError, match="access is denied") as refused:
             _store(bucket, proxy.url).upload("y", b"")
         assert "testing-secret" not in str(refused.value)
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")

@@ -8,15 +8,15 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-# Of object stores, by what obstore understands.
-BUCKETS = ("s3", "s3a", "gs", "az", "adl", "abfs", "abfss")
-_URL = re.compile(rf"(?:{'|'.join(BUCKETS)})://[^/?#]+(?:/[^?#]*)?")
+from .input_urls import BUCKET_SCHEMES, scheme_of
+
+_URL = re.compile(rf"(?:{'|'.join(BUCKET_SCHEMES)})://[^/?#]+(?:/[^?#]*)?")
 _NAME = re.compile(r"[^A-Za-z0-9._-]+")
 
 
 def is_bucket(path: str) -> bool:
     """Whether a path is in an object store, as far as its scheme says."""
-    return path.partition("://")[0] in BUCKETS and "://" in path
+    return "://" in path and scheme_of(path) in BUCKET_SCHEMES
 
 
 def bucket_fault(url: str) -> str | None:
