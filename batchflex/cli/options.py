@@ -383,18 +383,23 @@ def _add_verbs_of_setting_up(verbs: _Verbs) -> None:
     """, {"spec": {"nargs": "?", "type": path_text}, "out": {"type": path}})  # fmt: skip
     _add_endpoint_options(doctor)
     schedule = verbs.add(
-        "schedule", "print what starts a job by itself: a crontab line, systemd units, a Kubernetes CronJob",
+        "schedule", "print what starts a job by itself: a crontab line, systemd units, a Kubernetes CronJob, a Slurm array",
         "With absolute paths, a log, the key from a file, and the time zone; ready to install. When it fires next is printed to "
         "standard error. Starts nothing, and runs nothing in the background.",
         "spec JOB  a job file (.toml)",
     )  # fmt: skip
-    _add(schedule.add_mutually_exclusive_group(required=True), """
+    _add(schedule.add_mutually_exclusive_group(), """
         --at TIMES         times of the day: '02:00', '02:00,14:30', 'mon-fri 02:00'
         --cron EXPRESSION  five fields as in a crontab: '0 2 * * 1-5'; or '@daily'
     """)  # fmt: skip
-    kinds = {"dest": "kind", "choices": ["crontab", "systemd", "k8s"], "default": "crontab", "type": schedule_kind}
+    kinds = {
+        "dest": "kind",
+        "choices": ["crontab", "systemd", "k8s", "slurm"],
+        "default": "crontab",
+        "type": schedule_kind,
+    }
     _add(schedule, """
-        --as KIND       'crontab' (default; also 'cron'), 'systemd' or 'k8s'
+        --as KIND       'crontab' (default; also 'cron'), 'systemd', 'k8s', or 'slurm' for a script to submit
         --tz ZONE       the time zone that the times are in, such as Europe/Berlin (the machine's)
         --out DIR       write the files into this folder instead of printing them
         --options TEXT  options of the run: --options='--deadline 5h --set limits.rpm=60'
@@ -412,6 +417,10 @@ def _add_verbs_of_setting_up(verbs: _Verbs) -> None:
         --claim NAME   the volume claim that holds the working folder (the job's name)
         --secret NAME  the secret that holds the keys, by their variables (the job's name)
     """)  # fmt: skip
+    _add(schedule.add_argument_group("k8s and slurm"), """
+        --shards N   as an array of so many tasks, each with a part of the job
+        --at-once K  how many of them run at the same time (all)
+    """, {"shards": {"type": positive}, "at_once": {"type": positive}})  # fmt: skip
     check = verbs.add(
         "check", "send one small request to see that endpoint, key and model work",
         "Of a job file, the endpoint and the model are taken. Prints the limits that the endpoint reports.",

@@ -149,7 +149,7 @@ def schedule(options: argparse.Namespace) -> int:
         output.warn(warning)
     given = ScheduleOptions(
         options.kind, Path(options.spec), options.at, options.cron, options.tz, words, options.log_file, options.env_file,
-        options.keys, options.image, options.claim, options.secret, options.user,
+        options.keys, options.image, options.claim, options.secret, options.user, options.shards, options.at_once,
     )  # fmt: skip
     found = schedule(given, job, datetime.datetime.now(datetime.UTC))
     written = [] if options.out is None else write(found.installation, options.out)
@@ -165,7 +165,8 @@ def schedule(options: argparse.Namespace) -> int:
         output.show_exactly("\n".join(texts))
     for path in written:
         output.say(f"written: {path}")
-    output.say(f"next, in {found.zone}:")
+    if found.times:
+        output.say(f"next, in {found.zone}:")
     for time in found.times:
         output.say(f"  {time:%a %Y-%m-%d %H:%M %z}")
     for note in found.installation.notes:

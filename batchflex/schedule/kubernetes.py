@@ -17,11 +17,14 @@ _NO_TEXTS = ("true", "false", "null", "yes", "no", "on", "off", "y", "n")
 
 
 class Cluster(NamedTuple):
-    """What a cluster has for the job: an image with batchflex, a claim on a volume with its folder, a secret with its keys."""
+    """What a cluster has for the job: an image with batchflex, a claim on a volume with its folder, a secret with its keys; and
+    how many pods, each with a shard, of which ``at_once`` run at the same time."""
 
     image: str
     claim: str
     secret: str
+    shards: int | None = None
+    at_once: int | None = None
 
 
 def cron_job(launch: Launch, crons: Sequence[Cron], zone: str, cluster: Cluster) -> Installation:
@@ -93,14 +96,13 @@ spec:
   failedJobsHistoryLimit: 7
   jobTemplate:
     spec:
-      backoffLimit: 3
-      podFailurePolicy:
+{array}      podFailurePolicy:
         rules:
         - action: Ignore
           onPodConditions:
           - type: DisruptionTarget
             status: "True"
-        - action: FailJob
+        - action: {fail}
           onExitCodes:
             operator: In
             values:
@@ -129,6 +131,14 @@ spec:
             persistentVolumeClaim:
               claimName: {claim}
 """
+# Each pod has its index in JOB_COMPLETION_INDEX; one that fails fails alone.
+_INDEXED = """\
+      completionMode: Indexed
+      completions: {shards}
+      parallelism: {at_once}
+      backoffLimitPerIndex: 3
+      maxFailedIndexes: {shards}
+"""
 # The secret may be missing where the run finds the same in a file .env on the volume.
 _ENV_FROM = """\
             envFrom:
@@ -154,7 +164,13 @@ def manifest(launch: Launch, schedule: str, zone: str, cluster: Cluster) -> str:
         env = "".join(["            env:\n", *(_KEY.format(key=scalar(key), secret=secret) for key in launch.keys)])
     if launch.env_file is not None or launch.own_file is not None:
         env += _ENV_FROM.format(secret=secret, optional="false" if launch.env_file is not None else "true")
+    shards = cluster.shards
+    array = "      backoffLimit: 3\n"
+    if shards is not None:
+        array = _INDEXED.format(shards=shards, at_once=cluster.at_once or shards)
     return _MANIFEST.format(
+        array=array,
+        fail="FailJob" if shards is None else "FailIndex",
         title=launch.title,
         name=scalar(launch.name),
         schedule=scalar(schedule),

@@ -18,10 +18,11 @@ from .crontab import Clock, crontab
 from .kubernetes import Cluster, cron_job
 from .launch import Installation, Launch, safe_name
 from .next_times import ClockRule, upcoming
+from .slurm import array
 from .systemd import units
 
-Kind = Literal["crontab", "systemd", "k8s"]
-KINDS: tuple[Kind, ...] = ("crontab", "systemd", "k8s")
+Kind = Literal["crontab", "systemd", "k8s", "slurm"]
+KINDS: tuple[Kind, ...] = ("crontab", "systemd", "k8s", "slurm")
 
 
 class ScheduleOptions(NamedTuple):
@@ -40,6 +41,8 @@ class ScheduleOptions(NamedTuple):
     claim: str | None = None
     secret: str | None = None
     of_user: bool = False
+    shards: int | None = None
+    at_once: int | None = None
 
 
 class Scheduled(NamedTuple):
@@ -56,6 +59,14 @@ def schedule(options: ScheduleOptions, job: Job, now: datetime.datetime) -> Sche
     :raises JobError: if that scheduler cannot express the times, the zone or the paths, or an option is for another one.
     """
     _check_options(options)
+    if options.shards is not None and job.bucket is not None:
+        raise JobError(
+            "--shards is for an output folder that all tasks see, as on a shared file system, not for a bucket"
+        )
+    if options.kind == "slurm":
+        launch = _launch(options, job)
+        launch.check()
+        return Scheduled(array(launch, options.shards or 1, options.at_once), zones.zone_of_machine(), [])
     crons = cron_expression.at(options.at) if options.at is not None else (cron_expression.parse(options.cron or ""),)
     launch = _launch(options, job)
     launch.check()
@@ -72,7 +83,10 @@ def schedule(options: ScheduleOptions, job: Job, now: datetime.datetime) -> Sche
         installation = units(launch, crons, name, str(_absolute(keys_in)), of_user=options.of_user)
         rule = "systemd"
     else:
-        cluster = Cluster(options.image or "", options.claim or launch.name, options.secret or launch.name)
+        cluster = Cluster(
+            options.image or "", options.claim or launch.name, options.secret or launch.name, options.shards,
+            options.at_once,
+        )  # fmt: skip
         installation = cron_job(launch, crons, name, cluster)
     return Scheduled(installation, name, upcoming(crons, zone, now, rule))
 
@@ -100,9 +114,20 @@ def _check_options(options: ScheduleOptions) -> None:
         ("--image", options.image, ("k8s",)),
         ("--claim", options.claim, ("k8s",)),
         ("--secret", options.secret, ("k8s",)),
+        ("--shards", options.shards, ("k8s", "slurm")),
+        ("--at-once", options.at_once, ("k8s", "slurm")),
+        ("--at", options.at, ("crontab", "systemd", "k8s")),
+        ("--cron", options.cron, ("crontab", "systemd", "k8s")),
+        ("--tz", options.tz, ("crontab", "systemd", "k8s")),
     ):
         if given is not None and options.kind not in kinds:
             raise JobError(f"{option} needs --as {' or --as '.join(kinds)}")
+    if options.kind == "slurm" and options.shards is None:
+        raise JobError("--as slurm needs --shards N: how many tasks the array has")
+    if options.kind != "slurm" and options.at is None and options.cron is None:
+        raise JobError("schedule needs --at TIMES, such as --at 02:00, or --cron EXPRESSION")
+    if options.at_once is not None and options.at_once > (options.shards or 0):
+        raise JobError(f"--at-once {options.at_once} needs --shards N, and not fewer of them")
     if options.kind == "k8s" and not options.image:
         raise JobError("--as k8s needs --image NAME: a container image that has the command batchflex")
     if options.env_file is not None and options.keys_in is not None:
@@ -128,12 +153,16 @@ def _launch(options: ScheduleOptions, job: Job) -> Launch:
     name = safe_name(job.job.name)
     log = options.log or (str(folder / f"{name}.log") if options.kind == "crontab" else None)
     # In a file nobody watches the progress, and it would grow; the journal of systemd limits itself.
-    quiet = ["--quiet"] if log is not None and not {"-q", "--quiet"} & set(options.run) else []
+    of_array = [] if options.shards is None else ["--shards", str(options.shards)]
+    of_array += [] if options.at_once is None else ["--at-once", str(options.at_once)]
+    quiet = (
+        ["--quiet"] if (log is not None or options.kind == "slurm") and not {"-q", "--quiet"} & set(options.run) else []
+    )
     return Launch(
         name=name,
         title=job.job.name,
         program=_program(),
-        words=("run", str(_absolute(options.spec)), *quiet, *options.run),
+        words=("run", str(_absolute(options.spec)), *quiet, *options.run, *of_array),
         folder=str(folder),
         user=getpass.getuser(),
         keys=tuple(key for key in keys if key not in in_file),

@@ -306,6 +306,38 @@ def test_the_manifest_is_one_that_kubernetes_takes(folder: Path) -> None:
         jsonschema_rs.validator_for(SCHEMA).validate({**manifest, "spec": {**spec, "timezone": "UTC"}})
 
 
+def test_an_array_of_pods_has_an_index_for_each(folder: Path) -> None:
+    write_job(folder, '[endpoint]\nname = "flexai"\n[params]\nmodel = "m"')
+    array = ["--shards", "64", "--at-once", "16"]
+    done = run(folder, "job%.toml", "--at", "02:00", "--as", "k8s", "--image", "i", *array)
+    manifest = yaml.safe_load(done.out)
+    jsonschema_rs.validator_for(SCHEMA).validate(manifest)
+    spec = manifest["spec"]["jobTemplate"]["spec"]
+    assert (spec["completionMode"], spec["completions"], spec["parallelism"]) == ("Indexed", 64, 16)
+    assert "backoffLimit" not in spec and spec["backoffLimitPerIndex"] == 3
+    assert [rule["action"] for rule in spec["podFailurePolicy"]["rules"]] == ["Ignore", "FailIndex"]
+    assert spec["template"]["spec"]["containers"][0]["command"][-4:] == array
+
+
+def test_the_script_of_an_array_runs_each_task(folder: Path, endpoint: CountingEndpoint, tmp_path: Path) -> None:
+    """As Slurm does: bash, with the number of the task in the environment."""
+    write_job(folder, f'[endpoint]\nbase_url = "{endpoint.base_url}"\n[params]\nmodel = "m"\n[limits]\nconcurrency = 4')
+    rows = (f'{{"messages": [{{"role": "user", "content": "{n}"}}]}}\n' for n in range(40))
+    (folder / "rows.jsonl").write_text("".join(rows))
+    (folder / "keys.env").write_text("SOME_KEY=x\n")
+    (folder / "keys.env").chmod(0o600)
+    options = ["--as", "slurm", "--shards", "3", "--at-once", "2", "--env-file", "keys.env", "--options=--out out"]
+    done = run(folder, "job%.toml", *options)
+    assert done.code == 0 and "submit: sbatch FILE" in done.err and "next" not in done.err, done
+    assert "#SBATCH --array=0-2%2\n" in done.out and "SOME_KEY" not in done.out
+    (tmp_path / "script").write_text(done.out)
+    for task in range(3):
+        environment = {"PATH": "/usr/bin:/bin", "SLURM_ARRAY_TASK_ID": str(task), "HOME": str(tmp_path)}
+        subprocess.run(["bash", tmp_path / "script"], env=environment, check=True, timeout=60)
+    assert endpoint.stats()["requests"] == 40
+    assert "3 of 3 finished" in called("status", folder / "out").out
+
+
 @pytest.mark.parametrize("of_job", [True, False])
 def test_a_cron_job_takes_all_that_a_file_of_variables_has_from_a_secret(of_job: bool, folder: Path) -> None:
     """Which may be missing where the run finds the file itself. No value is shown."""
@@ -432,7 +464,12 @@ def test_without_a_command_of_its_own_it_is_started_through_python(folder: Path)
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["job%.toml"], "one of the arguments --at --cron is required"),
+        (["job%.toml"], "needs --at TIMES"),
+        (["job%.toml", "--at", "02:00", "--shards", "2"], "--shards needs --as k8s or --as slurm"),
+        (["job%.toml", "--at", "02:00", "--as", "slurm", "--shards", "2"], "--at needs --as crontab"),
+        (["job%.toml", "--as", "slurm"], "--as slurm needs --shards N"),
+        (["job%.toml", "--as", "slurm", "--shards", "2", "--at-once", "3"], "--at-once 3 needs --shards N"),
+        (["job%.toml", "--as", "slurm", "--shards", "2", "--options=--out s3://b/x"], "not for a bucket"),
         (["job%.toml", "--at", "02:00", "--cron", "@daily"], "not allowed with argument"),
         (["job%.toml", "--at", "25:00"], "'25:00' is no time of the day"),
         (["job%.toml", "--cron", "0 0 30 2 *"], "never comes"),
