@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -159,21 +159,17 @@ class JobRun:
                 attempt.begun()
                 if self._cancelled_for is not None:
                     execution.stop("signal", self._cancelled_for)
-                async with anyio.create_task_group() as beside:
+                async with AsyncExitStack() as uploaded:
                     if remote is not None:
-                        beside.start_soon(
-                            remote.keep_uploaded, job.journal, partial(execution.stop, "disk"), self._observer.note
-                        )
+                        stop = partial(execution.stop, "disk")
+                        await uploaded.enter_async_context(remote.uploading(job.journal, stop, self._observer.note))
                     try:
                         run = await execution.conduct(handle_signals)
                     finally:
                         self._execution = None
                     if self._then is not None:
                         await self._then(run, folder)
-                    beside.cancel_scope.cancel()
-                if remote is not None:
-                    await anyio.to_thread.run_sync(remote.end)
-                return run
+                    return run
             except BaseExceptionGroup as group:
                 if fault := sole_fault(group):
                     raise fault from None

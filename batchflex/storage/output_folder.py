@@ -117,7 +117,8 @@ class Folder:
         """Remove the folders of shards, whose journals have been sealed. What their runs were stays in the history."""
         for shard in self.shards().values():
             for line in shard.past_runs():
-                self.add_history(line)
+                if not self.is_in_history(str(line.get("run_id"))):
+                    self.add_history(line)
             shutil.rmtree(shard.path, ignore_errors=True)
         shutil.rmtree(self._shards, ignore_errors=True)
 

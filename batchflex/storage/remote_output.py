@@ -14,7 +14,7 @@ import contextlib
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,7 @@ class _Kept(msgspec.Struct):
 
 
 class RemoteOutput:
-    """The copy that ``folder`` is of the output at ``url``. Its methods block, but for :meth:`keep_uploaded`.
+    """The copy that ``folder`` is of the output at ``url``. Its methods block, but for :meth:`uploading`.
 
     :raises MissingExtra: if obstore is not installed.
     :raises StorageError: of each method: if the store fails.
@@ -134,12 +134,22 @@ class RemoteOutput:
             raise StorageError(self._taken_over()) from None
         self._lease.give_back()
 
-    async def keep_uploaded(
+    @contextlib.asynccontextmanager
+    async def uploading(
+        self, policy: JournalSection, stop: Callable[[str], object], warn: Callable[[str], object]
+    ) -> AsyncIterator[None]:
+        """Within the block upload what has changed, as often as ``policy`` says; at its end what is left, and give the lease back.
+        ``stop`` is called with a sentence if another machine has taken the output over; ``warn`` if the store cannot be reached,
+        which ends nothing: all is kept here."""
+        async with anyio.create_task_group() as beside:
+            beside.start_soon(self._keep_uploaded, policy, stop, warn)
+            yield
+            beside.cancel_scope.cancel()
+        await anyio.to_thread.run_sync(self.end)
+
+    async def _keep_uploaded(
         self, policy: JournalSection, stop: Callable[[str], object], warn: Callable[[str], object]
     ) -> None:
-        """Upload what has changed, as often as ``policy`` says. Runs until cancelled. ``stop`` is called with a sentence if
-        another machine has taken the output over; ``warn`` if the store cannot be reached, which ends nothing: all is kept
-        here."""
         failing = False
         while True:
             await anyio.sleep(min(_CHECK_S, policy.upload_s, self._kept.lease_s / 8))
