@@ -50,7 +50,7 @@ class ObjectStore:
         self._obstore: Any = obstore
         scheme = url.partition("://")[0]
         how = _config(scheme, section)
-        endpoint = how.get("endpoint", "")
+        endpoint = how.get("endpoint") or how.get("base_url", "")
         with self._explained("use"):
             make: Any = from_url
             self._store: Any = make(
@@ -153,7 +153,7 @@ def _opened(content: Path | bytes) -> AbstractContextManager[Any]:
 def _config(scheme: str, section: StorageSection) -> dict[str, str]:
     found = dict(section.options)
     if section.endpoint is not None:
-        found["endpoint"] = section.endpoint
+        found["base_url" if scheme == "gs" else "endpoint"] = section.endpoint
     elif scheme.startswith("s3") and (
         given := _first(os.environ, "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
     ):
