@@ -27,6 +27,7 @@ _VALUE = re.compile(
     """,
     re.VERBOSE,
 )
+_SIGNED = re.compile(r"[?&](?:sig|signature)=[^&\s]*", re.I)
 # As a whole value, unless that is a path or a name.
 _WHOLE = re.compile(r"(?:sk|hf|gsk|xai|nvapi|pplx|ghp)[-_](?=\D*\d)[\w-]{8,}")
 # Also in headers and queries.
@@ -100,10 +101,8 @@ def _is_of_variables(steps: tuple[str, ...], text: str) -> bool:
 def _has_the_shape(value: str, steps: tuple[str, ...]) -> bool:
     if not steps or _is_prose(steps) or steps[-1] == "api_key_env":  # its own message is better
         return False
-    if steps[:2] == ("input", "path") and is_url(
-        value
-    ):  # an address may be signed, for some hours; nobody writes that down
-        value = value.partition("?")[0]
+    if steps[:2] == ("input", "path") and is_url(value):
+        value = _SIGNED.sub("", value)  # holds for some hours, and is written nowhere
     return bool(_VALUE.search(value) or (_WHOLE.fullmatch(value) and not _NAMES & {*steps}))
 
 

@@ -187,11 +187,11 @@ def digest(path: InputFile, size: int | None = None) -> hashlib._Hash:
     return found
 
 
-def fault(path: InputFile, what: str, error: Exception) -> InputError:
+def fault(path: InputFile, what: str, error: Exception, words: str = "") -> InputError:
     """That a file cannot be reached, or ``what`` it is if it can be."""
     if isinstance(error, RemoteError):
         return InputError(f"{path} cannot be read: {error.strerror}")
-    return InputError(f"{path} {what}: {error}")
+    return InputError(f"{path} {what}: {words or error}")
 
 
 def unread(path: InputFile, row: int, error: Exception) -> InputError:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..core import InputError, Row
 from .input_file import InputFile, on_disk
-from .reading import DAMAGED, Fault, Reading, Rows, wanted
+from .reading import DAMAGED, Fault, Reading, Rows, fault, wanted
 
 if TYPE_CHECKING:
     import polars as pl
@@ -63,7 +63,7 @@ class Sheet:
         try:
             return fastexcel.read_excel(str(on_disk(self._path)))
         except (fastexcel.FastExcelError, *DAMAGED) as error:
-            raise InputError(f"{self._path} is no workbook that can be read: {_first_line(error)}") from None
+            raise fault(self._path, "is no workbook that can be read", error, _first_line(error)) from None
 
     @property
     def frame(self) -> pl.DataFrame:
@@ -71,7 +71,10 @@ class Sheet:
 
         :raises InputError: if it cannot be read.
         """
-        stat = self._path.stat()
+        try:
+            stat = self._path.stat()
+        except OSError as error:
+            raise InputError(f"{self._path} cannot be read: {error.strerror or error}") from None
         now = _Stat(stat.st_size, stat.st_mtime_ns)
         if self._frame is None or now != self._stat:
             self._frame, self._stat = self._read(), now

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..config import Job
-from ..core import EndpointError, FolderError, InputError, JobError, Outcome, cell_values, text_of
+from ..core import EndpointError, FolderError, InputError, JobError, MissingExtra, Outcome, cell_values, text_of
 from ..plan import points
 from ..storage import COLUMNS, Folder, part_files, sweep_columns, writer
 from . import prompts
@@ -179,7 +179,7 @@ def _prompts(
         for at, asked in itertools.islice(places.items(), _PROMPTED):
             for key, now in prompts.of_row(plan_of(job), at, asked).items():
                 found[key] = _prompt(job, now)
-    except (InputError, JobError, EndpointError) as error:
+    except (InputError, JobError, EndpointError, MissingExtra) as error:
         return found, str(error)
     return found, None if len(places) <= _PROMPTED else "too many rows have this id; name one by its key"
 

@@ -23,7 +23,7 @@ from batchflex.config import StorageSection
 from batchflex.core import InputError
 from batchflex.plan.source import Source
 from batchflex.storage import RemoteFile, object_store, web_files
-from tests.support.command_line import called, table
+from tests.support.command_line import batchflex as in_a_process, called, table
 from tests.support.counting_endpoint import CountingEndpoint
 from tests.support.object_server import Bucket, Unreliable, as_machine, machine
 from tests.support.web_server import WebServer, relay, web_server
@@ -487,8 +487,6 @@ def test_without_credentials_and_without_the_package(
     assert ended.code == 2 and "no credentials were found; set AWS_ACCESS_KEY_ID" in ended.err, ended
     (tmp_path / "obstore").mkdir()
     (tmp_path / "obstore" / "__init__.py").write_text("raise ImportError\n")
-    from tests.support.command_line import batchflex as in_a_process
-
     env = machine(tmp_path, bucket.server.url) | {"PYTHONPATH": str(tmp_path)}
     ended = in_a_process(
         "plan", f"s3://{bucket.name}/rows.jsonl", "--base-url", endpoint.base_url, "--model", "m", env=env
@@ -534,6 +532,30 @@ def test_every_verb_that_reads_an_input(
     tables = {"input": {"path": url}, "prompt": {"user": "{{ text }}"}, "endpoint": {"base_url": endpoint.base_url}}
     made = {"job": {"out": str(tmp_path / "2")}, "params": {"model": "m"}, **tables}
     assert batchflex.run(made).exit_code == 0
+
+
+def test_several_processes_read_an_object_as_one_does(
+    bucket: Bucket, endpoint: CountingEndpoint, tmp_path: Path
+) -> None:
+    place(bucket, "rows.jsonl", lines(range(300)))
+    for _ in range(2):
+        ended = in_a_process(
+            "run", f"s3://{bucket.name}/rows.jsonl", "--base-url", endpoint.base_url, "--model", "m", "--out",
+            tmp_path / "out", "--processes", 2, env=machine(tmp_path, bucket.server.url),
+        )  # fmt: skip
+        assert ended.code == 0, ended
+    assert len(table(tmp_path / "out")) == 300 == endpoint.stats()["requests"]
+
+
+def test_results_are_shown_while_the_store_cannot_be_reached(
+    bucket: Bucket, endpoint: CountingEndpoint, tmp_path: Path
+) -> None:
+    place(bucket, "t.csv", TABLE.write_csv().encode())
+    assert run(f"s3://{bucket.name}/t.csv", endpoint, tmp_path / "out", *PROMPT).code == 0
+    os.environ["AWS_ENDPOINT_URL"] = "http://127.0.0.1:9"
+    for row in ((), ("--row", "r3")):
+        ended = called("results", tmp_path / "out", *row)
+        assert ended.code == 0 and "text 3" in ended.out and "Traceback" not in ended.err, ended
 
 
 def test_a_remote_file_is_the_same_whatever_signs_it(web: WebServer) -> None:
