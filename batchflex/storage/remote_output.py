@@ -139,8 +139,8 @@ class RemoteOutput:
         self, policy: JournalSection, stop: Callable[[str], object], warn: Callable[[str], object]
     ) -> AsyncIterator[None]:
         """Within the block upload what has changed, as often as ``policy`` says; at its end what is left. Then the lease is given
-        back. ``stop`` is called with a sentence if another machine has taken the output over; ``warn`` if the store cannot be reached,
-        which ends nothing: all is kept here."""
+        back. ``stop`` is called with a sentence if another machine has taken the output over; ``warn`` if the store cannot be
+        reached, which ends nothing: all is kept here."""
         async with anyio.create_task_group() as beside:
             beside.start_soon(self._keep_uploaded, policy, stop, warn)
             yield
