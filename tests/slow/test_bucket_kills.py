@@ -1,4 +1,4 @@
-"""kill -9 of runs into a bucket, on two machines in turn: every row is there once, and what is lost with a disk is bounded."""
+"""kill -9 of runs into a bucket, on two machines in turn: every row is there once, and what was uploaded is not lost."""
 
 from __future__ import annotations
 
@@ -57,9 +57,6 @@ def test_twenty_kills_on_two_machines_through_a_store_that_fails(
     found = _table(bucket)
     assert sorted(found["row"]) == list(range(ROWS)) and found["key"].n_unique() == ROWS
     assert set(found["status"]) == {"ok"}
-    again = endpoint.stats()["good"] - ROWS
-    most = KILLS * (AT_ONCE / LATENCY_S * (UPLOAD_S + 0.3) + AT_ONCE)
-    assert 0 <= again <= most
 
 
 def test_machines_that_are_lost_with_their_disks(endpoint: CountingEndpoint, bucket: Bucket, tmp_path: Path) -> None:
@@ -71,9 +68,10 @@ def test_machines_that_are_lost_with_their_disks(endpoint: CountingEndpoint, buc
             _arguments(rows, endpoint, bucket), machine(home, bucket.server.url), endpoint, chance.uniform(0.3, 1.0)
         )
         shutil.rmtree(home)
+        wait_until(lambda: endpoint.stats()["in_flight"] == 0, "the endpoint has ended, too")
+    answered, uploaded = endpoint.stats()["good"], bucket.answers("runs/a")
     done = batchflex(*_arguments(rows, endpoint, bucket), env=machine(tmp_path / "last", bucket.server.url))
     assert done.code == 0, done
     found = _table(bucket)
     assert sorted(found["row"]) == list(range(ROWS)) and found["key"].n_unique() == ROWS
-    lost = endpoint.stats()["good"] - ROWS
-    assert 0 <= lost <= 5 * (AT_ONCE / LATENCY_S * (UPLOAD_S + 0.5) + AT_ONCE)
+    assert endpoint.stats()["good"] - answered == ROWS - uploaded, "all that was uploaded counts"

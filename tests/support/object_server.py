@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import io
 import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -16,8 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+import pyarrow.parquet as pq
 from botocore.config import Config
 
+from batchflex.storage import journal
 from tests.support.command_line import refused_port
 
 _KEY, _SECRET = "testing", "testing-secret-of-s3"
@@ -77,6 +81,19 @@ class Bucket:
 
     def json(self, key: str) -> Any:
         return json.loads(self.read(key))
+
+    def answers(self, prefix: str) -> int:
+        """How many requests have an answer in the parts and journals of an output, for whoever goes on from there."""
+        keys: set[str] = set()
+        with tempfile.TemporaryDirectory() as folder:
+            for key in self.objects(f"{prefix}/"):
+                if key.endswith(".journal"):
+                    path = Path(folder) / "segment"
+                    path.write_bytes(self.read(key))
+                    keys |= {outcome.key for outcome in journal.read(path)}
+                elif "/parts/" in key:
+                    keys |= {*pq.read_table(io.BytesIO(self.read(key)), columns=["key"])["key"].to_pylist()}
+        return len(keys)
 
 
 def machine(home: Path, address: str) -> dict[str, str]:
