@@ -6,9 +6,13 @@ import argparse
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..core import FolderBusy
 from . import output
+
+if TYPE_CHECKING:
+    from ..config import Job
 
 _NAMES = ("out", "outs", "other")
 _OF_A_JOB = ("run", "plan", "check", "doctor", "schedule", "init")  # there --out is of the job, which has its own way
@@ -77,11 +81,11 @@ def _copy(given: str | Path, copies: dict[Path, str | None]) -> str | Path:
     return given
 
 
-def upload(path: Path) -> None:
-    """Upload what was written into the copy of an output after its run has ended, as its report."""
+def upload(path: Path, job: Job) -> None:
+    """Upload what was written into the copy of an output after the run of its job has ended, as its report."""
     from ..storage import Folder, remote_output
 
     folder = Folder(path)
-    if (remote := remote_output.of(folder)) is not None:
+    if (remote := remote_output.of(folder, job.bucket, job.storage)) is not None:
         with folder.held(), remote.written():
             pass

@@ -224,7 +224,7 @@ def _report_end(
     if job.wants_report and run.exit_code < 128:
         _write_report(run, say_fault, quiet=options.quiet or logs.stderr_is_log)
         try:
-            remote_outputs.upload(run.out)
+            remote_outputs.upload(run.out, job)
         except BatchflexError as error:
             say_fault(f"the report is not uploaded: {error}")
     if not (logs.stderr_is_log or options.quiet) and run_text.not_ok(state):

@@ -204,7 +204,8 @@ def build(
     if "out" in own and is_bucket(str(own["out"])) and "results" not in job.job.model_fields_set:
         own["results"] = "folder"  # whose files are uploaded once, not anew with each row
     scores = [_beside(each, folder) if folder is not None and each.is_function else each for each in job.score]
-    job = job.model_copy(update={"job": job.job.model_copy(update=own), "score": scores})
+    storage = job.storage.using(environment)
+    job = job.model_copy(update={"job": job.job.model_copy(update=own), "score": scores, "storage": storage})
     job._models = tuple(models)
     job._origin = Origin(environment, folders if folders is not None and folders.has_date else None, spec)
     return job

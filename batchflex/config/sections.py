@@ -5,10 +5,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, PrivateAttr
 
 from ..core import Usage
 from .durations import Deadline, Duration, Hours
+from .environment import Environment
 from .fields import NonEmpty, Section, http_url, refusing, wanted
 
 ConcurrencyLimit = Annotated[
@@ -72,6 +73,18 @@ class StorageSection(Section):
     region: NonEmpty | None = None
     options: dict[str, str] = Field(default={})
     lease_s: Annotated[float, Field(ge=1, le=3600)] = 60.0
+    _variables: Environment = PrivateAttr(default_factory=Environment)
+
+    @property
+    def variables(self) -> Environment:
+        """Where credentials are looked for."""
+        return self._variables
+
+    def using(self, variables: Environment) -> StorageSection:
+        """The same with these variables."""
+        made = self.model_copy()
+        made._variables = variables
+        return made
 
 
 class LogSection(Section):

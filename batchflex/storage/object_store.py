@@ -20,6 +20,17 @@ from .remote_errors import RemoteError, explaining
 
 _REQUEST_S, _CONNECT_S, _RETRIED_S = 120, 10, 60
 _READ_BYTES = 4 << 20
+_S3 = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+# What obstore looks for in the environment of the process; the job's file of variables may have it, too.
+_SECRETS = {
+    "s3": _S3,
+    "s3a": _S3,
+    "gs": ("GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_SERVICE_ACCOUNT", "GOOGLE_SERVICE_ACCOUNT_KEY"),
+    "az": (
+        "AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_SAS_TOKEN",
+        "AZURE_STORAGE_CLIENT_ID", "AZURE_STORAGE_CLIENT_SECRET", "AZURE_STORAGE_TENANT_ID",
+    ),
+}  # fmt: skip
 
 
 class Superseded(Exception):
@@ -62,7 +73,7 @@ class ObjectStore:
                     "allow_http": endpoint.startswith("http://"),
                 },
                 retry_config={"max_retries": 10, "retry_timeout": datetime.timedelta(seconds=_RETRIED_S)},
-                **_credentials(scheme, how),
+                **_credentials(scheme, section, how),
             )
 
     def __str__(self) -> str:
@@ -155,30 +166,31 @@ def _config(scheme: str, section: StorageSection) -> dict[str, str]:
     if section.endpoint is not None:
         found["base_url" if scheme == "gs" else "endpoint"] = section.endpoint
     elif scheme.startswith("s3") and (
-        given := _first(os.environ, "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+        given := _first(section.variables, "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
     ):
         found["endpoint"] = given
     if section.region is not None:
         found["region"] = section.region
-    elif scheme.startswith("s3") and (given := _first(os.environ, "AWS_REGION", "AWS_DEFAULT_REGION")):
+    elif scheme.startswith("s3") and (given := _first(section.variables, "AWS_REGION", "AWS_DEFAULT_REGION")):
         found["region"] = given
-    return found
+    in_file = (name for name in _SECRETS.get(scheme, _SECRETS["az"]) if name not in os.environ)
+    return found | {name.lower(): section.variables[name] for name in in_file if section.variables.get(name)}
 
 
 def _first(variables: Mapping[str, str], *names: str) -> str | None:
     return next((value for name in names if (value := variables.get(name))), None)
 
 
-def _credentials(scheme: str, how: dict[str, str]) -> dict[str, Any]:
+def _credentials(scheme: str, section: StorageSection, how: dict[str, str]) -> dict[str, Any]:
     """Of S3 those that boto3 finds, where the environment has none: profiles, single sign-on, roles of machines and tasks."""
-    if not scheme.startswith("s3") or how.get("skip_signature") == "true" or os.environ.get("AWS_ACCESS_KEY_ID"):
+    if not scheme.startswith("s3") or how.get("skip_signature") == "true" or section.variables.get("AWS_ACCESS_KEY_ID"):
         return {}
     try:
         import boto3
         from obstore.auth.boto3 import Boto3CredentialProvider
     except ImportError:
         return {}
-    session = boto3.Session()
+    session = boto3.Session(profile_name=section.variables.get("AWS_PROFILE"))
     if "region" not in how and session.region_name:
         how["region"] = session.region_name
     return {"credential_provider": Boto3CredentialProvider(session)}

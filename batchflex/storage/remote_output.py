@@ -310,7 +310,7 @@ def of(folder: Folder, url: str | None = None, section: StorageSection | None = 
     if known is None and url is None:
         return None
     kept = known or _Kept(str(url), id=secrets.token_hex(8))
-    given = section if section is not None and section != StorageSection() else None
+    given = section if section is not None and section.model_dump(exclude_defaults=True) else None
     if known is not None and given is not None and known.files and known.endpoint != given.endpoint:
         raise FolderError(
             f"{folder.path} is the copy of {known.url} at {known.endpoint or 'the usual address'}, and storage.endpoint names "
@@ -319,7 +319,8 @@ def of(folder: Folder, url: str | None = None, section: StorageSection | None = 
     if given is not None:
         kept.endpoint, kept.region = given.endpoint, given.region
         kept.options, kept.lease_s = given.options, given.lease_s
-    return RemoteOutput(folder, kept, StorageSection(endpoint=kept.endpoint, region=kept.region, options=kept.options))
+    made = StorageSection(endpoint=kept.endpoint, region=kept.region, options=kept.options)
+    return RemoteOutput(folder, kept, made if section is None else made.using(section.variables))
 
 
 def url_of(folder: Folder) -> str | None:

@@ -249,6 +249,27 @@ def test_while_the_store_is_away_answers_are_kept_and_it_is_said(
     assert endpoint.stats()["requests"] == 300 and _table(bucket).height == 300
 
 
+def test_credentials_may_be_in_the_file_of_variables(
+    endpoint: CountingEndpoint, bucket: Bucket, tmp_path: Path
+) -> None:
+    rows, secrets = write_rows(tmp_path / "in.jsonl", 20), machine(tmp_path / "one", bucket.server.url)
+    outside = {name: secrets.pop(name) for name in ("XDG_STATE_HOME", "AWS_EC2_METADATA_DISABLED")}
+    (tmp_path / ".env").write_text("".join(f"{name}={value}\n" for name, value in secrets.items()))
+    (tmp_path / ".env").chmod(0o600)
+    job = tmp_path / "job.toml"
+    job.write_text(
+        f'[job]\nout = "s3://{bucket.name}/runs/a"\nreport = true\n[input]\npath = "{rows}"\n'
+        f'[endpoint]\nbase_url = "{endpoint.base_url}"\n[params]\nmodel = "m"\n'
+    )
+    nowhere = {name: str(tmp_path / "none") for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE")}
+    done = called("run", job, env=outside | nowhere)
+    assert done.code == 0 and "not uploaded" not in done.err, done
+    assert "runs/a/report.html" in bucket.objects("runs/a/") and _table(bucket).height == 20
+    assert called("plan", job, env=outside | nowhere).code == 0
+    kept = "".join(path.read_text("utf-8", "replace") for path in (tmp_path / "one").rglob("*") if path.is_file())
+    assert secrets["AWS_SECRET_ACCESS_KEY"] not in kept
+
+
 @pytest.mark.parametrize(
     ("out", "more", "words"),
     [
