@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio.to_thread
 
 from ..config import Job, deadline_s
-from ..core import Emitter, JobError, sole_fault
+from ..core import BatchflexError, Emitter, JobError, StorageError, sole_fault
 from ..endpoint import default_model, resolve_all
 from ..plan import FrameInput, Plan, Prepared, prepare
 from ..storage import Attempt, Folder, RunState, catch_up, remote_output
@@ -142,12 +142,18 @@ class JobRun:
             if remote is not None:
                 await anyio.to_thread.run_sync(remote.acquire, self._observer.note, abandon_on_cancel=True)
                 folder.require_format()
-            await anyio.to_thread.run_sync(catch_up, folder)
-            plan = early or await new_plan()
-            preparing: Preparing = partial(prepare, job) if retried is None else retried.prepare
-            plan.tell = Emitter(self._observer, job.job.name, attempt.run_id).note
-            prepared = await anyio.to_thread.run_sync(self._prepared, preparing, plan, folder)
-            plan.tell = None  # from now on there is progress to be seen
+            try:
+                await anyio.to_thread.run_sync(catch_up, folder)
+                plan = early or await new_plan()
+                preparing: Preparing = partial(prepare, job) if retried is None else retried.prepare
+                plan.tell = Emitter(self._observer, job.job.name, attempt.run_id).note
+                prepared = await anyio.to_thread.run_sync(self._prepared, preparing, plan, folder)
+                plan.tell = None  # from now on there is progress to be seen
+            except BatchflexError:
+                if remote is not None:
+                    with suppress(StorageError):  # what was refused is the news
+                        await anyio.to_thread.run_sync(remote.end)
+                raise
             try:
                 execution = self._execution = self._executed_by(
                     job, plan, folder, prepared, engine or Engine(job, endpoints), self._observer,

@@ -96,7 +96,7 @@ class RemoteLease:
         if self._held is not None:
             self._held = msgspec.structs.replace(self._held, renewed=self._held.renewed + 1)
             self._write(self._held)
-            if self._store.get(_name(self._held.epoch + 1)) is not None:
+            if max(self._store.list(FOLDER)) > _name(self._held.epoch):
                 raise Superseded(FOLDER)
             self._renewed_at = time.monotonic()
 

@@ -167,10 +167,8 @@ class RemoteOutput:
     def _upload_if_due(self, policy: JournalSection) -> None:
         is_time = time.monotonic() - self._uploaded_at >= policy.upload_s
         if is_time or self._size() - self._uploaded_size >= policy.upload_mb * 2**20:
-            self._uploaded_at, self._uploaded_size = (
-                time.monotonic(),
-                self._size(),
-            )  # also if it fails: it is not hurried
+            # Also if it fails: it is not hurried then.
+            self._uploaded_at, self._uploaded_size = time.monotonic(), self._size()
             self.upload()
         elif self._lease.is_due:
             self._lease.renew()

@@ -229,6 +229,19 @@ def test_nothing_torn_is_ever_in_the_bucket_while_the_store_fails(
     assert endpoint.stats()["requests"] == 500
 
 
+def test_a_run_that_is_refused_gives_the_lease_back(endpoint: CountingEndpoint, bucket: Bucket, tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "in.jsonl", 10)
+    here, there = (machine(tmp_path / name, bucket.server.url) for name in ("one", "two"))
+    assert called(*_arguments(rows, endpoint, bucket), env=here).code == 0
+    write_rows(rows, 10, max_tokens=5)
+    long = ["--set", "storage.lease_s=600"]
+    done = called(*_arguments(rows, endpoint, bucket), *long, env=here)
+    assert done.code == 2 and "the job has changed" in done.err, done
+    done = called(*_arguments(rows, endpoint, bucket), "--on-change", "rerun", *long, env=there)
+    assert done.code == 0 and "holds s3://" not in done.err, done
+    assert endpoint.stats()["requests"] == 20
+
+
 def test_while_the_store_is_away_answers_are_kept_and_it_is_said(
     endpoint: CountingEndpoint, bucket: Bucket, tmp_path: Path
 ) -> None:
