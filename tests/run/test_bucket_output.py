@@ -155,9 +155,10 @@ def test_of_two_machines_the_second_is_told_that_the_first_is_at_work(
     rows = write_rows(tmp_path / "in.jsonl", 400)
     here, there = (machine(tmp_path / name, bucket.server.url) for name in ("one", "two"))
     endpoint.knobs(latency_s=0.1)
-    with begun(*_arguments(rows, endpoint, bucket), env=here) as run:
+    long = ["--set", "storage.lease_s=30"]
+    with begun(*_arguments(rows, endpoint, bucket, *long), env=here) as run:
         wait_until(lambda: endpoint.stats()["good"] > 10, "answers")
-        done = batchflex(*_arguments(rows, endpoint, bucket), env=there)
+        done = batchflex(*_arguments(rows, endpoint, bucket, *long), env=there)
         assert done.code == 4, done
         assert f"another run holds s3://{bucket.name}/runs/a (" in done.err
         status = batchflex("status", f"s3://{bucket.name}/runs/a", env=there)

@@ -116,7 +116,7 @@ def test_sixteen_tasks_of_which_three_are_killed_and_two_run_twice(endpoint: Cou
 
 
 def test_one_shard_runs_once_at_a_time_and_not_beside_the_whole(endpoint: CountingEndpoint, tmp_path: Path) -> None:
-    rows, out = write_rows(tmp_path / "in.jsonl", 300), tmp_path / "out"
+    rows, out = write_rows(tmp_path / "in.jsonl", 2_000), tmp_path / "out"
     endpoint.knobs(latency_s=0.2)
     with begun(*_arguments(rows, endpoint, out, *_shard(0, 2))) as first:
         wait_until(lambda: endpoint.stats()["good"] > 4, "answers")
@@ -132,7 +132,7 @@ def test_one_shard_runs_once_at_a_time_and_not_beside_the_whole(endpoint: Counti
         endpoint.knobs(latency_s=0.0)
         assert ended(first).code == 0
     assert called(*_arguments(rows, endpoint, out, *_shard(1, 2))).code == 0
-    assert endpoint.stats()["requests"] == 300 and _answered(out).height == 300
+    assert endpoint.stats()["requests"] == 2_000 and _answered(out).height == 2_000
 
 
 def test_what_a_killed_run_left_is_sealed_by_the_first_shard(endpoint: CountingEndpoint, tmp_path: Path) -> None:
