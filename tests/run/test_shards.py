@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import random
-import signal
-import subprocess
-import time
-from contextlib import ExitStack
 from pathlib import Path
 
 import polars as pl
@@ -71,48 +65,6 @@ def test_equal_rows_sweeps_and_samples_have_the_keys_of_one_run(endpoint: Counti
         assert called(*_arguments(rows, endpoint, tmp_path / "three", *_shard(number, 3), *more)).code == 0
     one, three = table(tmp_path / "one"), _answered(tmp_path / "three")
     assert one.height == 400 and one["key"].to_list() == three["key"].to_list()
-
-
-def test_sixteen_tasks_of_which_three_are_killed_and_two_run_twice(endpoint: CountingEndpoint, tmp_path: Path) -> None:
-    rows, out = write_rows(tmp_path / "in.jsonl", 1_600), tmp_path / "out"
-    endpoint.knobs(latency_s=0.02)
-    chance = random.Random(4)
-    tasks = [*range(16), 3, 9]
-    chance.shuffle(tasks)
-
-    def arguments(number: int) -> list[object]:
-        small = ["--set", "journal.seal_rows=20"]
-        return [*_arguments(rows, endpoint, out, "--shards", 16, "--shard", number, "--at-once", 4), *small]
-
-    codes: dict[int, list[int]] = {number: [] for number in range(16)}
-    killed: list[int] = []
-    while tasks:
-        some, tasks = tasks[:6], tasks[6:]
-        with ExitStack() as stack:
-            processes: list[tuple[int, subprocess.Popen[str]]] = []
-            for number in some:
-                processes.append((number, stack.enter_context(begun(*arguments(number)))))
-                time.sleep(chance.uniform(0, 0.1))
-            before = endpoint.stats()["good"]
-            wait_until(lambda least=before: endpoint.stats()["good"] > least + 60, "answers")
-            number, process = processes[-1]
-            os.kill(process.pid, signal.SIGKILL)
-            killed.append(number)
-            for number, process in processes:
-                codes[number].append(ended(process).code)
-    again = [number for number, found in codes.items() if 0 not in found]
-    assert set(again) <= set(killed), (codes, killed)
-    shown = called("status", out).out
-    assert f"{16 - len(again)} of 16 finished" in shown, shown
-    for number in again:
-        assert called(*arguments(number)).code == 0
-    assert "16 of 16 finished" in called("status", out).out
-    log = [record for record in endpoint.log() if record["outcome"] == "ok"]
-    received = {record["hash"]: record["seq"] for record in log if record["later"]}
-    assert [record for record in log if record["seq"] > received.get(record["hash"], 1 << 60)] == []
-    found = _answered(out)
-    assert found["row"].to_list() == list(range(1_600)) and set(found["status"]) == {"ok"}
-    assert all(code in (0, 4, -9) for found in codes.values() for code in found), codes
 
 
 def test_one_shard_runs_once_at_a_time_and_not_beside_the_whole(endpoint: CountingEndpoint, tmp_path: Path) -> None:
