@@ -17,11 +17,11 @@ from typing import Any, NamedTuple
 import anyio
 import anyio.to_thread
 
-from ..config import Job
+from ..config import NO_SHARDS, EndpointsEntry, Job, LimitsSection
 from ..core import FolderBusy, JobError, Request
-from ..engine import Execution, JobRun
+from ..engine import Execution, JobRun, Share
 from ..plan import Plan, PlanDiff, Prepared
-from ..storage import Folder, journal, part_numbers, writer
+from ..storage import Folder, part_numbers, writer
 
 # Where array schedulers tell a task its number; the second is the least of them.
 _VARIABLES = (
@@ -37,9 +37,6 @@ class Shard(NamedTuple):
     of: int
     at_once: int
 
-    def __str__(self) -> str:
-        return f"shard {self.number} of {self.of}"
-
     def has(self, request: Request) -> bool:
         return int.from_bytes(request.key[:8], "little") % self.of == self.number
 
@@ -48,37 +45,34 @@ class Shard(NamedTuple):
 
         :raises JobError: if less than one request is left.
         """
-        limits, update = job.limits, dict[str, Any]()
-        for name in ("rpm", "tpm"):
-            if (rate := getattr(limits, name)) is not None:
-                update[name] = rate / self.at_once
+        budgets = Share(self.number, self.of)
+        limits, update = job.limits, self._rates(job.limits, "limits.concurrency")
         if limits.budget_usd is not None:
             update["budget_usd"] = limits.budget_usd / self.of
         for name in ("budget_tokens", "budget_requests"):
             if (budget := getattr(limits, name)) is not None:
-                update[name] = self._part(budget, self.number, self.of, f"limits.{name}")
-        if isinstance(limits.concurrency, int):
-            update["concurrency"] = self._part(
-                limits.concurrency, self.number % self.at_once, self.at_once, "limits.concurrency"
-            )
+                update[name] = _part(budget, budgets, f"limits.{name}")
         update["max_concurrency"] = max(1, limits.max_concurrency // self.at_once)
-        entries = []
-        for entry in job.endpoints:
-            own: dict[str, Any] = {
-                name: rate / self.at_once for name in ("rpm", "tpm") if (rate := getattr(entry, name)) is not None
-            }
-            if isinstance(entry.concurrency, int):
-                place = f"concurrency of the endpoint {entry.name}"
-                own["concurrency"] = self._part(entry.concurrency, self.number % self.at_once, self.at_once, place)
-            entries.append(entry.model_copy(update=own))
-        made = job.model_copy(update={"limits": limits.model_copy(update=update), "endpoints": entries})
-        made._models, made._origin, made._route = job._models, job._origin, job._route
-        return made
+        entries = [
+            entry.model_copy(update=self._rates(entry, f"concurrency of the endpoint {entry.name}"))
+            for entry in job.endpoints
+        ]
+        return job.model_copy(update={"limits": limits.model_copy(update=update), "endpoints": entries})
 
-    def _part(self, whole: int, number: int, of: int, place: str) -> int:
-        if whole < of:
-            raise JobError(f"{place} is {whole:,}, less than one for each of {of} shards (--shards, --at-once)")
-        return whole // of + (number < whole % of)
+    def _rates(self, table: LimitsSection | EndpointsEntry, place: str) -> dict[str, Any]:
+        """Its share of what a table says that those which run at once have together."""
+        found: dict[str, Any] = {
+            name: rate / self.at_once for name in ("rpm", "tpm") if (rate := getattr(table, name)) is not None
+        }
+        if isinstance(table.concurrency, int):
+            found["concurrency"] = _part(table.concurrency, Share(self.number % self.at_once, self.at_once), place)
+        return found
+
+
+def _part(whole: int, share: Share, place: str) -> int:
+    if whole < share.of:
+        raise JobError(f"{place} is {whole:,}, less than one for each of {share.of} shards (--shards, --at-once)")
+    return share.part(whole)
 
 
 def shard_of(of: int, number: int | None, at_once: int | None, variables: Mapping[str, str] = os.environ) -> Shard:
@@ -106,19 +100,17 @@ def shard_of(of: int, number: int | None, at_once: int | None, variables: Mappin
 class ShardRun(JobRun):
     """The run of one shard of a job."""
 
+    _whole: Folder
+
     def __init__(
         self, job: Job, *, shard: Shard, then: Callable[..., Awaitable[None]] | None = None, **named: Any
     ) -> None:
-        super().__init__(
-            shard.divided(job), executed_by=ShardExecution, **named
-        )  # nothing is scored: that is of the whole
+        # Without what follows a run: scores are of the whole.
+        super().__init__(shard.divided(job), executed_by=ShardExecution, **named)
         if job.bucket is not None:
-            raise JobError(
-                "--shards is for an output folder that all tasks see, as on a shared file system, not for a bucket"
-            )
+            raise JobError(NO_SHARDS)
         self._undivided = job
         self._shard = shard
-        self._whole = Folder(self.job.out)
 
     @asynccontextmanager
     async def _held(self, whole: Folder) -> AsyncIterator[Folder]:
@@ -194,11 +186,8 @@ class ShardExecution(Execution):
         self._monitor.counts = False  # the plan is that of all shards
 
     async def _another_number(self) -> int:
-        return await anyio.to_thread.run_sync(self._taken_number)
-
-    def _taken_number(self) -> int:
         whole = Folder(self._folder.path.parent.parent)
-        return whole.take_number(1 + max([self._prepared.segment, *journal.segments(self._folder.journal)]))
+        return await anyio.to_thread.run_sync(whole.take_number, self._prepared.segment + 1)
 
     async def _finish(self) -> None:
         self.run_state.in_flight = 0

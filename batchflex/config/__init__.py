@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     )
     from .fields import http_url as http_url
     from .job import Job as Job, PromptSection as PromptSection
-    from .job_checks import NO_PRICES as NO_PRICES, unbounded as unbounded
+    from .job_checks import NO_PRICES as NO_PRICES, NO_SHARDS as NO_SHARDS, unbounded as unbounded
     from .loader import (
         build as build,
         changed as changed,

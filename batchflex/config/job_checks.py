@@ -22,6 +22,7 @@ from .sweep_checks import sweep_rules
 if TYPE_CHECKING:
     from .job import Job
 
+NO_SHARDS = "--shards is for an output folder that all tasks see, as on a shared file system, not for a bucket"
 NO_PRICES = "needs [prices]: input and output, in dollars for a million tokens"
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from ..config import EndpointSection, Job, exposed
+from ..config import NO_SHARDS, EndpointSection, Job, exposed
 from ..core import BatchflexError, JobError, did_you_mean
 from ..endpoint import variables
 from . import cron_expression, zones
@@ -60,9 +60,7 @@ def schedule(options: ScheduleOptions, job: Job, now: datetime.datetime) -> Sche
     """
     _check_options(options)
     if options.shards is not None and job.bucket is not None:
-        raise JobError(
-            "--shards is for an output folder that all tasks see, as on a shared file system, not for a bucket"
-        )
+        raise JobError(NO_SHARDS)
     if options.kind == "slurm":
         launch = _launch(options, job)
         launch.check()

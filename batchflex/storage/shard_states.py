@@ -10,6 +10,7 @@ from .output_folder import Folder
 from .run_state import COUNTS
 
 _SHOWN = 8
+_ADDED_UP = ("done", *STATUSES, *(name for name in COUNTS if name != "cost"))
 
 
 class ShardState(NamedTuple):
@@ -41,13 +42,11 @@ def state_of(folder: Folder) -> dict[str, Any]:
 
 def _added_up(state: Mapping[str, Any], earlier: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The state of a shard's last run with the rows of its earlier ones. No run asks what another has answered."""
-    names = ("done", *STATUSES, *(name for name in COUNTS if name != "cost"))
-    added = {name: state.get(name, 0) + sum(line.get(name) or 0 for line in earlier) for name in names}
-    costs = [line["cost"] for line in (state, *earlier) if line.get("cost") is not None]
+    added = {name: sum(line.get(name) or 0 for line in (state, *earlier)) for name in _ADDED_UP}
     planned = state["planned"]
     if planned is not None:
         planned += sum(line.get("done") or 0 for line in earlier)
-    return {**state, **added, "planned": planned, "cost": sum(costs) if costs else None}
+    return {**state, **added, "planned": planned, "cost": _cost([state, *earlier])}
 
 
 def together(out: str, of: int, shards: Sequence[ShardState]) -> dict[str, Any]:
@@ -73,15 +72,7 @@ def together(out: str, of: int, shards: Sequence[ShardState]) -> dict[str, Any]:
         words.append(f"{_numbers(not_begun)} {'has' if len(not_begun) == 1 else 'have'} not begun")
     message = None if status != "stopped" else f"{'; '.join(words)}. Run these again"
     planned = [state["planned"] for state in states]
-    summed = (
-        "done",
-        "done_before",
-        "in_flight",
-        "substituted",
-        *STATUSES,
-        *(name for name in COUNTS if name != "cost"),
-    )
-    costs = [state["cost"] for state in states if state["cost"] is not None]
+    summed = (*_ADDED_UP, "done_before", "in_flight", "substituted")
     return {
         **last,
         "status": status,
@@ -93,13 +84,18 @@ def together(out: str, of: int, shards: Sequence[ShardState]) -> dict[str, Any]:
         "finished_at": None if running else last["updated_at"],
         "planned": None if None in planned or not_begun else sum(planned),
         **{name: sum(state.get(name, 0) for state in states) for name in summed},
-        "cost": sum(costs) if costs else None,
+        "cost": _cost(states),
         "out": out,
         "results": "",
         "shards": {
             "of": of, "finished": finished, "running": len(running), "stopped": stopped, "not_begun": not_begun,
         },
     }  # fmt: skip
+
+
+def _cost(states: Sequence[Mapping[str, Any]]) -> float | None:
+    costs = [state["cost"] for state in states if state.get("cost") is not None]
+    return sum(costs) if costs else None
 
 
 def _numbers(shards: Sequence[int]) -> str:
