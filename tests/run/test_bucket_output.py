@@ -11,7 +11,6 @@ import socket
 import threading
 import time
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 import pyarrow.parquet as pq
@@ -54,11 +53,11 @@ def _copy(home: Path) -> Path:
     return found
 
 
-def _received_again(endpoint: CountingEndpoint) -> list[dict[str, Any]]:
-    """Requests for what the client is known to have received before."""
-    log = [record for record in endpoint.log() if record["outcome"] == "ok"]
-    received = {record["hash"]: record["seq"] for record in log if record["later"]}
-    return [record for record in log if record["seq"] > received.get(record["hash"], 1 << 60)]
+def _lost_with_its_disk(endpoint: CountingEndpoint, bucket: Bucket, home: Path) -> tuple[int, int]:
+    """The disk of a machine whose run was killed is gone. How many answers the endpoint had given, and how many were uploaded."""
+    wait_until(lambda: endpoint.stats()["in_flight"] == 0, "the endpoint has ended, too")
+    shutil.rmtree(home)
+    return endpoint.stats()["good"], bucket.answers("runs/a")
 
 
 def test_every_verb_works_on_it_from_another_machine(
@@ -121,7 +120,7 @@ def test_a_killed_run_goes_on_from_its_copy(endpoint: CountingEndpoint, bucket: 
     endpoint.knobs(latency_s=0.0)
     done = batchflex(*_arguments(rows, endpoint, bucket), env=here)
     assert done.code == 0, done
-    assert _received_again(endpoint) == []
+    assert endpoint.asked_again() == []
     assert sorted(_table(bucket)["row"]) == list(range(600))
     assert not bucket.objects("runs/a/journal/")
 
@@ -138,9 +137,7 @@ def test_another_machine_goes_on_with_what_was_uploaded(
         wait_until(lambda: bucket.answers("runs/a") > 100, "some are uploaded")
         run.kill()
         run.wait()
-    wait_until(lambda: endpoint.stats()["in_flight"] == 0, "the endpoint has ended, too")
-    answered, uploaded = endpoint.stats()["good"], bucket.answers("runs/a")
-    shutil.rmtree(tmp_path / "one")
+    answered, uploaded = _lost_with_its_disk(endpoint, bucket, tmp_path / "one")
     done = batchflex(*_arguments(rows, endpoint, bucket), env=there)
     assert done.code == 0, done
     assert "holds s3://" in done.err, "that it waits is said"
@@ -338,9 +335,7 @@ def test_what_worker_processes_keep_is_uploaded_as_well(
         wait_until(lambda: bucket.answers("runs/a") > 100, "and have answers")
         os.killpg(run.pid, signal.SIGKILL)
         run.wait()
-    wait_until(lambda: endpoint.stats()["in_flight"] == 0, "the endpoint has ended, too")
-    answered, uploaded = endpoint.stats()["good"], bucket.answers("runs/a")
-    shutil.rmtree(tmp_path / "one")
+    answered, uploaded = _lost_with_its_disk(endpoint, bucket, tmp_path / "one")
     done = batchflex(*_arguments(rows, endpoint, bucket), env=there)
     assert done.code == 0, done
     assert sorted(_table(bucket)["row"]) == list(range(800))

@@ -1009,6 +1009,12 @@ class CountingEndpoint:
         """A dict for each request; see :meth:`Counter.arrived`."""
         return list(self._ask("GET", "log"))
 
+    def asked_again(self) -> list[dict[str, Any]]:
+        """Requests for an answer that the client is known to have received before: another request came on that connection."""
+        log = [record for record in self.log() if record["outcome"] == "ok"]
+        received = {record["hash"]: record["seq"] for record in log if record["later"]}
+        return [record for record in log if record["seq"] > received.get(record["hash"], 1 << 60)]
+
     def reset(self) -> None:
         """Forget counts, log, attempts and the rate limits' windows; the knobs stay, and so does what is in a slot."""
         self._ask("POST", "reset")
