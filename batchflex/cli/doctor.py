@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import anyio
 
 from ..config import EndpointsEntry, Job
-from ..core import BUCKET_SCHEMES, AttemptError, EndpointError, JobError, __version__, is_url, one_line, scheme_of
+from ..core import AttemptError, EndpointError, JobError, __version__, is_bucket, one_line
 from ..endpoint import LOCAL, Client, resolve
 from ..schedule import zone_of_machine
 from ..storage import disk_space
@@ -122,7 +122,7 @@ def _needed(job: Job | None) -> set[str]:
     paths = [job.input.path] if isinstance(job.input.path, str) else job.input.path or []
     if any(str(path).lower().endswith((".xlsx", ".xls")) for path in paths):
         needed.add("excel")
-    if job.bucket is not None or any(is_url(path) and scheme_of(path) in BUCKET_SCHEMES for path in paths):
+    if job.bucket is not None or any(map(is_bucket, paths)):
         needed.add("cloud")
     return needed | ({"report"} if job.wants_report else set())
 

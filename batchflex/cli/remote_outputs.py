@@ -68,7 +68,8 @@ def at_hand(options: argparse.Namespace) -> Iterator[None]:
 
 
 def _copy(given: str | Path, copies: dict[Path, str | None]) -> str | Path:
-    from ..core import FolderError, bucket_fault, copies_folder, copy_of, is_bucket
+    from ..core import FolderError, bucket_fault, copy_of, is_bucket
+    from ..storage import Folder
 
     text = str(given)
     if is_bucket(text):
@@ -76,7 +77,7 @@ def _copy(given: str | Path, copies: dict[Path, str | None]) -> str | Path:
             raise FolderError(f"{text}: {fault}")
         copies[copy_of(text)] = text.rstrip("/")
         return copy_of(text)
-    if Path(text).parent == copies_folder():
+    if Folder(Path(text)).is_copy:
         copies[Path(text)] = None
     return given
 

@@ -9,10 +9,9 @@ import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core import BatchflexError, JobError, copy_of, is_bucket
+from ..core import BatchflexError, JobError, output_path
 from . import interrupts, output, remote_outputs
 from .job_options import as_init, is_job_file, job_of, log_settings, settings
 from .process import importing, rare_garbage_collection
@@ -30,8 +29,7 @@ def run(options: argparse.Namespace) -> int:
     with importing():
         from ..api import execute
         from ..storage import Attempt, Folder
-    named = None if options.out is None else copy_of(options.out) if is_bucket(options.out) else Path(options.out)
-    with Attempt(None if named is None else Folder(named)) as attempt:
+    with Attempt(None if options.out is None else Folder(output_path(options.out))) as attempt:
         options.run_id, options.attempt = attempt.run_id, attempt
         try:
             job = job_of(options)
@@ -102,10 +100,9 @@ def _spread(job: Job, processes: int | None) -> dict[str, Any]:
 def _shard(options: argparse.Namespace) -> Shard | None:
     """The part of the job that this command is to run, if it is one of an array."""
     if options.shards is None:
-        if (
-            given := next((name for name in ("shard", "at_once") if getattr(options, name) is not None), None)
-        ) is not None:
-            raise JobError(f"--{given.replace('_', '-')} needs --shards N: how many there are")
+        for option, given in (("--shard", options.shard), ("--at-once", options.at_once)):
+            if given is not None:
+                raise JobError(f"{option} needs --shards N: how many there are")
         return None
     if options.processes is not None:
         raise JobError("--processes and --shards do not go together: each shard is a process already")

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from ..core import BatchflexError, copies_folder, format
+from ..core import BatchflexError, format
 from ..display import run_text
 from ..storage import Folder, line_of_last, shard_states
 from . import history as past_runs, history_text, output
@@ -25,7 +25,7 @@ def status(options: argparse.Namespace) -> int:
     before: object = None
     scores = _Scores(folder)
     remote = None
-    if folder.path.parent == copies_folder():
+    if folder.is_copy:
         from ..storage import remote_output  # brings what history does without
 
         remote = remote_output.of(folder)

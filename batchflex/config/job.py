@@ -15,7 +15,7 @@ import msgspec
 from pydantic import AfterValidator, Field, PrivateAttr, model_validator
 
 from ..attachments import fault_in
-from ..core import copy_of, is_bucket, without_signature
+from ..core import is_bucket, output_path, without_signature
 from ..protocol import CHAT, Model, Policy, Route, pydantic_models, schema_of, unwritable
 from . import dated_path, toml
 from .choices import choices_fault
@@ -180,9 +180,7 @@ class Job(Section):
     @property
     def out(self) -> Path:
         """The output folder: ``job.out``, else ``runs/<name>``. Of one in a bucket it is the copy on this machine."""
-        if self.bucket is not None:
-            return copy_of(self.bucket)
-        return Path(self.job.out) if self.job.out else Path("runs") / self.job.name
+        return output_path(self.job.out) if self.job.out else Path("runs") / self.job.name
 
     @property
     def bucket(self) -> str | None:

@@ -50,8 +50,7 @@ def read(spec: str | Path, settings: Sequence[tuple[str, Any]] = (), *, moment: 
     if path.suffix.lower() == ".toml":
         return load(path, settings, moment=moment)
     plain = path.name.lower().removesuffix(".gz").removesuffix(".zst")
-    has_prompt = any(place.startswith("prompt.") for place, _ in settings)
-    if plain.endswith(_TABLES) and not has_prompt:
+    if plain.endswith(_TABLES) and not _has_prompt(settings):
         raise JobError(
             absent_input(str(path))
             or f"{path} is a table, and needs a prompt made of its columns: --prompt '… {{{{ name_of_a_column }}}}', or a job "
@@ -64,21 +63,17 @@ def read(spec: str | Path, settings: Sequence[tuple[str, Any]] = (), *, moment: 
             f"nor a table to ask about with --prompt: {', '.join(_TABLES)}; nor a folder or pattern of such files"
         )
     stem = path.name.split(".")[0]
-    name = _name_from(path.parent.name if any(c in stem for c in "*?[") else stem)
-    carried = {"carry": "*"} if has_prompt else {}
-    data = path_variables.literal({"job": {"name": name}, "input": {"path": str(path), **carried}})
-    environment = environment_of(data, settings, Path())
-    return build(data, settings, environment=environment, moment=moment, spec=str(spec))
+    name = path.parent.name if any(c in stem for c in "*?[") else stem
+    return _of_input(name, str(path), settings, moment, str(spec))
 
 
 def _of_url(url: str, settings: Sequence[tuple[str, Any]], moment: datetime.datetime | None) -> Job:
     """The job of requests, or of a table, in a bucket or on the web."""
     path, shown = url_name(url), without_signature(url)
     plain = path.name.lower().removesuffix(".gz").removesuffix(".zst")
-    has_prompt = any(place.startswith("prompt.") for place, _ in settings)
     if plain.endswith(".toml"):
         raise JobError(f"a job file is read from this machine: copy {shown} here")
-    if plain.endswith(_TABLES) and not has_prompt:
+    if plain.endswith(_TABLES) and not _has_prompt(settings):
         raise JobError(
             f"{shown} is a table, and needs a prompt made of its columns: --prompt '… {{{{ name_of_a_column }}}}', or a job "
             "file (.toml) with one"
@@ -86,9 +81,20 @@ def _of_url(url: str, settings: Sequence[tuple[str, Any]], moment: datetime.date
     stem = path.name.split(".")[0]
     parts = [part for part in url.partition("://")[2].rstrip("/").split("/")[1:-1] if not any(c in part for c in "*?[")]
     name = (parts[-1] if parts else "") if any(c in stem for c in "*?[") else stem
-    carried = {"carry": "*"} if has_prompt else {}
-    data = path_variables.literal({"job": {"name": _name_from(name)}, "input": {"path": url, **carried}})
-    return build(data, settings, environment=environment_of(data, settings, Path()), moment=moment, spec=shown)
+    return _of_input(name, url, settings, moment, shown)
+
+
+def _has_prompt(settings: Sequence[tuple[str, Any]]) -> bool:
+    return any(place.startswith("prompt.") for place, _ in settings)
+
+
+def _of_input(
+    name: str, path: str, settings: Sequence[tuple[str, Any]], moment: datetime.datetime | None, spec: str
+) -> Job:
+    """The job that asks an input, without a job file."""
+    carried = {"carry": "*"} if _has_prompt(settings) else {}
+    data = path_variables.literal({"job": {"name": _name_from(name)}, "input": {"path": path, **carried}})
+    return build(data, settings, environment=environment_of(data, settings, Path()), moment=moment, spec=spec)
 
 
 def _name_from(text: str) -> str:

@@ -80,6 +80,7 @@ if TYPE_CHECKING:
         copies_folder as copies_folder,
         copy_of as copy_of,
         is_bucket as is_bucket,
+        output_path as output_path,
     )
     from .redact import Redactor as Redactor, redacted as redacted
     from .request_keys import KeySet as KeySet

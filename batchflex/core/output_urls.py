@@ -40,3 +40,8 @@ def copy_of(url: str) -> Path:
     url = url.rstrip("/")
     name = _NAME.sub("-", url.rpartition("/")[2])[:80]
     return copies_folder() / f"{name}-{hashlib.sha256(url.encode()).hexdigest()[:12]}"
+
+
+def output_path(out: str) -> Path:
+    """The folder on this machine that an output is in, or is copied to."""
+    return copy_of(out) if is_bucket(out) else Path(out)

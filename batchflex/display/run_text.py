@@ -76,8 +76,8 @@ def summary(state: Mapping[str, Any]) -> str:
         lines.append(f"  stopped by {state['stopped_by']}: {one_line(state['message'])}")
     if state["status"] != "finished":
         lines.append(f"  what was answered is kept; {how_to_go_on(state)}")
-    if state.get("results", True):
-        lines.append(f"  results: {state['out']}/{state.get('results', 'results.parquet')}")
+    if results := state.get("results", "results.parquet"):  # a shard has none of its own
+        lines.append(f"  results: {state['out']}/{results}")
     return "\n".join(lines)
 
 
@@ -168,6 +168,7 @@ def status(state: Mapping[str, Any], held: bool, scores: str | None = None, else
     ``scores`` is a line about them."""
     share = f" ({format.done_percent(state['done'], state['planned'])})" if state["planned"] else ""
     word, shards = state["status"], state.get("shards")
+    by = "" if shards else f"by {state['stopped_by']}: "
     if word == "running" and not held:
         word = "killed: nothing received is lost; run the same command again to go on"
     if word == "running" and elsewhere:
@@ -187,10 +188,7 @@ def status(state: Mapping[str, Any], held: bool, scores: str | None = None, else
         ("empty", state.get("empty") and empty(state["empty"], state["out"])),
         ("failure", state["first_failure"] and one_line(state["first_failure"])),
         *(("endpoint", one_line(words)) for words in _disabled(state)),
-        (
-            "stopped",
-            state["message"] and f"{'' if shards else 'by ' + state['stopped_by'] + ': '}{one_line(state['message'])}",
-        ),
+        ("stopped", state["message"] and f"{by}{one_line(state['message'])}"),
     ]
     if state.get("resume_at"):
         facts.append(("goes on", f"after {local(state['resume_at'])}, when the same command is run again"))

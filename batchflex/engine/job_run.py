@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from ..config import Job, deadline_s
 from ..core import BatchflexError, Emitter, JobError, StorageError, sole_fault
 from ..endpoint import default_model, resolve_all
 from ..plan import FrameInput, Plan, Prepared, prepare
-from ..storage import Attempt, Folder, RunState, catch_up, remote_output
+from ..storage import Attempt, Folder, RunState, catch_up
 from .engine import Engine
 from .run_lifecycle import Deadline, Execution
 from .run_result import Nobody, Observer, Run
@@ -23,6 +23,7 @@ from .workers import OnRow
 if TYPE_CHECKING:
     import polars as pl
 
+    from ..storage import remote_output
     from .retry_rows import Retry
 
 Preparing = Callable[[Plan, Folder], Prepared]
@@ -40,6 +41,15 @@ def _access(job: Job) -> list[dict[str, Any]]:
     """All that decides what is sent to which endpoint, and with which key."""
     limits = {"concurrency", "rpm", "tpm"}
     return [{**entry.model_dump(exclude=limits), "fallback": job.answer.fallback} for entry in job.endpoint_entries]
+
+
+def _remote(folder: Folder, job: Job) -> remote_output.RemoteOutput | None:
+    """The output in a bucket that a folder is the copy of."""
+    if not folder.is_copy:
+        return None
+    from ..storage import remote_output
+
+    return remote_output.of(folder, job.bucket, job.storage)
 
 
 class JobRun:
@@ -138,7 +148,7 @@ class JobRun:
         whole = Folder(job.out)
         early = None if whole.exists() else await new_plan()
         async with self._held(whole) as folder:
-            remote = remote_output.of(folder, job.bucket, job.storage)
+            remote = _remote(folder, job)
             if remote is not None:
                 await anyio.to_thread.run_sync(remote.acquire, self._observer.note, abandon_on_cancel=True)
                 folder.require_format()
@@ -165,10 +175,10 @@ class JobRun:
                 attempt.begun()
                 if self._cancelled_for is not None:
                     execution.stop("signal", self._cancelled_for)
-                async with AsyncExitStack() as uploaded:
-                    if remote is not None:
-                        stop = partial(execution.stop, "disk")
-                        await uploaded.enter_async_context(remote.uploading(job.journal, stop, self._observer.note))
+                stop = partial(execution.stop, "disk")
+                async with (
+                    nullcontext() if remote is None else remote.uploading(job.journal, stop, self._observer.note)
+                ):
                     try:
                         run = await execution.conduct(handle_signals)
                     finally:

@@ -33,16 +33,7 @@ from ..core import (
 from ..endpoint import LongPrompts, Prices
 from ..plan import Plan, Prepared
 from ..protocol import VOIDING, Shapes
-from ..storage import (
-    Folder,
-    Helper,
-    OutcomeWriter,
-    RowContext,
-    RunState,
-    disk_space,
-    priced_by,
-    remote_output,
-)
+from ..storage import Folder, Helper, OutcomeWriter, RowContext, RunState, disk_space, priced_by
 from .accounting import Accounting
 from .budget import Budget
 from .endpoint_pool import EndpointPool
@@ -104,12 +95,14 @@ class Execution:
         self._has_own_engine = is_own
         self._weight = weight
         self._on_row = on_row
-        out = remote_output.url_of(folder) or str(folder.path)
-        run_state = RunState(run_id, job.job.name, out, time.time(), prepared.before, prepared.again)
+        run_state = RunState(run_id, job.job.name, folder.shown, time.time(), prepared.before, prepared.again)
         run_state.plan = plan.identity()
-        run_state.results = "results/" if job.job.results == "folder" else run_state.results
-        if prepared.diff is not None or prepared.empty:
-            run_state.planned = 0 if prepared.diff is None else prepared.diff.planned
+        if job.job.results == "folder":
+            run_state.results = "results/"
+        if prepared.diff is not None:
+            run_state.planned = prepared.diff.planned
+        elif prepared.empty:
+            run_state.planned = 0
         self.run_state = run_state
         self._emitter = Emitter(observer, job.job.name, run_id)
         self._monitor = Monitor(folder, plan, run_state, observer, self._emitter, self.stop)

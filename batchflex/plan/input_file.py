@@ -6,12 +6,14 @@ Only here the two are told apart: where what is read by a library in C++ or Rust
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..core import is_url
-from ..storage import RemoteFile
 
-InputFile = Path | RemoteFile
+if TYPE_CHECKING:
+    from ..storage import RemoteFile
+
+InputFile: TypeAlias = "Path | RemoteFile"  # the first request of an input that is here does without what reads others
 
 
 def native(file: InputFile) -> Any:

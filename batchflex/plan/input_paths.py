@@ -10,9 +10,11 @@ from ..config import Job, StorageSection, absent_input, input_path
 from ..core import InputError, is_url, without_signature
 from .formats import ENDINGS, is_known
 from .input_file import InputFile
-from .remote_paths import INFO, NO_DATA, SPLITS, STATE, expand_url
 
 _SHOWN_FILES = 8
+# What lies beside the data in folders that the library "datasets" makes, and in snapshots of its hub.
+INFO, STATE, SPLITS = "dataset_info.json", "state.json", "dataset_dict.json"
+NO_DATA = {INFO, SPLITS, "dataset_infos.json"}
 
 
 def require_input(job: Job) -> None:
@@ -29,6 +31,8 @@ def require_input(job: Job) -> None:
 
 
 def _expanded_url(url: str, storage: StorageSection) -> list[InputFile]:
+    from .remote_paths import expand_url
+
     try:
         return [*expand_url(url, storage)]
     except OSError as error:

@@ -18,12 +18,10 @@ from ..config import StorageSection
 from ..core import BUCKET_SCHEMES, WEB_SCHEMES, InputError, nearest, scheme_of, without_signature
 from ..storage import BucketFile, InputBucket, Listing, RemoteFile, WebFile
 from .formats import ENDINGS, is_known
+from .input_paths import INFO, NO_DATA, SPLITS, STATE
 
 _SHOWN = 8
 _PATTERN = re.compile(r"[*?\[]")
-# What lies beside the data in "folders" that the library "datasets" makes.
-INFO, STATE, SPLITS = "dataset_info.json", "state.json", "dataset_dict.json"
-NO_DATA = {INFO, SPLITS, "dataset_infos.json"}
 
 
 def expand_url(url: str, storage: StorageSection) -> list[RemoteFile]:

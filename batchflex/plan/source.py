@@ -12,7 +12,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..config import StorageSection
-from ..core import BUCKET_SCHEMES, TIMINGS, InputError, Row, is_url, scheme_of, url_name
+from ..core import TIMINGS, InputError, Row, is_bucket, is_url, url_name
 from .formats import FORMATS, Opening, Remembered, Settings, may_grow, opening
 from .frame_input import FrameInput, Made
 from .input_file import InputFile
@@ -53,7 +53,7 @@ class Seen(NamedTuple):
     @property
     def has_tag(self) -> bool:
         """Whether ``inode`` stands for a tag that changes with the content, as object stores have it. On the web it need not."""
-        return bool(self.inode) and is_url(self.path) and scheme_of(self.path) in BUCKET_SCHEMES
+        return bool(self.inode) and is_bucket(self.path)
 
     def has_become(self, now: Seen) -> bool:
         """Whether it may be the same file still, in which the same rows come first."""

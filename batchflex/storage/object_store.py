@@ -59,7 +59,7 @@ class ObjectStore:
         except ImportError:
             raise MissingExtra(f"{url} needs the package obstore: pip install 'batchflex[cloud]'") from None
         self._obstore: Any = obstore
-        scheme = url.partition("://")[0]
+        scheme = scheme_of(url)
         how = _config(scheme, section)
         endpoint = how.get("endpoint") or how.get("base_url", "")
         with self._explained("use"):
@@ -91,22 +91,13 @@ class ObjectStore:
     def get(self, name: str) -> tuple[bytes, str] | None:
         """An object and its tag; ``None`` if there is none."""
         with self._explained("read", name):
-            try:
-                found = self._obstore.get(self._store, name)
-                return bytes(found.bytes()), found.meta["e_tag"]
-            except FileNotFoundError as error:
-                if "NoSuchBucket" in str(error):
-                    raise
-                return None
+            found = self._found(name)
+            return None if found is None else (bytes(found.bytes()), found.meta["e_tag"])
 
     def download(self, name: str, path: Path) -> str | None:
         """Write an object into a file, which is there whole or not at all. Gives its tag; ``None`` if there is no such object."""
         with self._explained("read", name):
-            try:
-                found = self._obstore.get(self._store, name)
-            except FileNotFoundError as error:
-                if "NoSuchBucket" in str(error):
-                    raise
+            if (found := self._found(name)) is None:
                 return None
             path.parent.mkdir(parents=True, exist_ok=True)
             with storing(path), replaced(path) as stream:
@@ -114,6 +105,15 @@ class ObjectStore:
                     stream.write(piece)
             tag: str = found.meta["e_tag"]
             return tag
+
+    def _found(self, name: str) -> Any | None:
+        """An object, to be read; ``None`` if there is none in the bucket."""
+        try:
+            return self._obstore.get(self._store, name)
+        except FileNotFoundError as error:
+            if "NoSuchBucket" in str(error):
+                raise
+            return None
 
     def upload(self, name: str, content: Path | bytes) -> str:
         """Put a whole object in place of one that may be there, and give its tag.

@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from ..config import toml
-from ..core import FolderBusy, FolderError, did_you_mean, json_line
+from ..core import FolderBusy, FolderError, copies_folder, did_you_mean, json_line
 from .files import LINKED, NO_LINK, append, storing
 from .store import FolderStore, Store, make_folder
 
@@ -67,6 +67,21 @@ class Folder:
         self.format = path / "format.json"
         self._lock = path / ".lock"
         self._is_mine = False
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether it is where copies of outputs in buckets are (:mod:`.remote_output`)."""
+        return self.path.parent == copies_folder()
+
+    @property
+    def shown(self) -> str:
+        """As people know it: by its URL if it is such a copy."""
+        if self.is_copy:
+            from . import remote_output  # imports this
+
+            if (url := remote_output.url_of(self)) is not None:
+                return url
+        return str(self.path)
 
     def exists(self) -> bool:
         try:
@@ -197,9 +212,7 @@ class Folder:
                 who = {"pid": os.getpid(), "host": socket.gethostname(), "asked_without_taking": second_lock}
                 os.pwrite(descriptor, msgspec.json.encode(who), 0)
             try:
-                if (
-                    shared
-                ):  # what others are writing, perhaps on other machines, is not to be taken for what is left behind
+                if shared:  # what others write, perhaps on other machines, is not to be taken for what is left behind
                     make_folder(self._parts)
                 else:
                     self.store.prepare()

@@ -23,7 +23,7 @@ import anyio.to_thread
 import msgspec
 
 from ..config import JournalSection, StorageSection
-from ..core import FolderError, StorageError, copies_folder, duration
+from ..core import FolderError, StorageError, duration
 from . import journal, remote_lease
 from .files import replaced, storing
 from .object_store import Object, ObjectStore, Superseded
@@ -32,6 +32,7 @@ from .part_numbers import part_numbers
 from .remote_lease import RemoteLease
 from .store import FolderStore
 
+_JOURNALS = ("journal", "workers/*/journal", "judges/*/journal")
 _KEPT, _ASIDE = ".remote.json", ".aside"
 _APPENDED = ("history.jsonl", "telemetry.jsonl")
 _LAST = ("run.json", "format.json")  # and what names the files of a table
@@ -50,7 +51,6 @@ class _Kept(msgspec.Struct):
     lease_s: float = 60.0
     id: str = ""
     epoch: int = 0
-    uploaded_at: float | None = None
     files: dict[str, tuple[int, int, str]] = {}
 
 
@@ -129,7 +129,7 @@ class RemoteOutput:
     def end(self) -> None:
         """Upload what is left, and give the lease back."""
         try:
-            self.upload()
+            self._upload(files_of(self.folder.path))
         except Superseded:
             raise StorageError(self._taken_over()) from None
         self._lease.give_back()
@@ -165,25 +165,24 @@ class RemoteOutput:
                 failing = True
 
     def _upload_if_due(self, policy: JournalSection) -> None:
+        here = files_of(self.folder.path)
+        size = sum(size for name, (size, _) in here.items() if "journal/" in name or "parts/" in name)
         is_time = time.monotonic() - self._uploaded_at >= policy.upload_s
-        if is_time or self._size() - self._uploaded_size >= policy.upload_mb * 2**20:
-            # Also if it fails: it is not hurried then.
-            self._uploaded_at, self._uploaded_size = time.monotonic(), self._size()
-            self.upload()
+        if is_time or size - self._uploaded_size >= policy.upload_mb * 2**20:
+            self._uploaded_at, self._uploaded_size = time.monotonic(), size  # also if it fails: it is not hurried then
+            self._upload(here)
         elif self._lease.is_due:
             self._lease.renew()
 
-    def upload(self) -> None:
-        """Upload what is new or has changed here, and delete there what is gone here.
+    def _upload(self, here: dict[str, tuple[int, int]]) -> None:
+        """Upload what of the files here is new or has changed, and delete there what is gone here.
 
         :raises Superseded: if another machine has the lease.
         """
         self._lease.renew()
         files = self._kept.files
-        here = files_of(self.folder.path)
         try:
-            for name in here:
-                size, changed = here[name]
+            for name, (size, changed) in here.items():
                 before = files.get(name)
                 if before is not None and before[:2] == (size, changed):
                     continue
@@ -202,7 +201,6 @@ class RemoteOutput:
             self._store.delete(gone)
             for name in gone:
                 del files[name]
-            self._kept.uploaded_at = time.time()
         finally:
             self._write_kept()
 
@@ -210,11 +208,6 @@ class RemoteOutput:
         return (
             f"another machine has taken over {self.url}, as this one could not say for {duration(self._kept.lease_s)} that it is "
             f"there. What was answered here is kept in {self.folder.path}; the next run on this machine adds it"
-        )
-
-    def _size(self) -> int:
-        return sum(
-            size for name, (size, _) in files_of(self.folder.path).items() if "journal/" in name or "parts/" in name
         )
 
     # -------------------------------------------------------------------------------------------- what others have written
@@ -302,7 +295,7 @@ def of(folder: Folder, url: str | None = None, section: StorageSection | None = 
 
     :raises FolderError: if the copy is of an output in another store.
     """
-    if folder.path.parent != copies_folder():
+    if not folder.is_copy:
         return None
     known = _read(folder.path / _KEPT)
     if known is None and url is None:
@@ -323,7 +316,7 @@ def of(folder: Folder, url: str | None = None, section: StorageSection | None = 
 
 def url_of(folder: Folder) -> str | None:
     """The URL of the output that a folder is the copy of, if it is one."""
-    kept = _read(folder.path / _KEPT) if folder.path.parent == copies_folder() else None
+    kept = _read(folder.path / _KEPT) if folder.is_copy else None
     return None if kept is None else kept.url
 
 

@@ -72,7 +72,8 @@ import json, sys, urllib.request
 from batchflex.cli.main import main
 
 control, *words = sys.argv[1:]
-watched = "numpy pyarrow pyarrow.compute polars jinja2 tenacity click rich tornado".split()
+watched = "numpy pyarrow pyarrow.compute polars jinja2 tenacity click rich tornado obstore boto3".split()
+watched += ["batchflex.storage.remote_files", "batchflex.storage.remote_output"]
 sent = {}
 
 class Finder:
